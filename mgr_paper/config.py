@@ -41,6 +41,8 @@ class HeatmapConfig(Config):
     size: int = setting(56, 'default', 'pixels of the square heatmap', low=8)
     sigma: float = setting(0.6, 'default', 'Gaussian in heatmap pixels; 0.6 in the 2023 winner of the track', low=0.05)
     base: int = setting(32, 'default', 'channels after the stem', low=1)
+    stem: int = setting(7, 'default', 'kernel of the stem in the picture', low=1)
+    stem_stride: int = setting(1, 'default', 'its stride', low=1)
     blocks: tuple[int, ...] = setting((4, 6, 3), 'default', 'bottlenecks per stage', low=1)
     inflate: tuple[int, ...] = setting((0, 1, 1), 'default', '1: the stage has a temporal kernel', low=0, high=1)
     temporal_strides: tuple[int, ...] = setting((1, 1, 2), 'default', 'per stage', low=1)
@@ -51,7 +53,8 @@ class HeatmapConfig(Config):
 class VideoConfig(Config):
     "A video branch: Video Swin or R(2+1)D from torchvision, by configuration."
     backbone: str = setting('swin', 'stated', 'both are used', choices=('swin', 'r2plus1d'))
-    kind: str = setting('rgb', 'stated', 'RGB in the paper; depth where a data set has no RGB', choices=('rgb', 'depth'))
+    kind: str = setting('rgb', 'stated', 'RGB in the paper; depth where a data set has no RGB', choices=('rgb',
+        'depth'))
     frames: int = setting(32, 'default', 'MM-Gesture', low=1)
     size: int = setting(224, 'default', 'pixels of the square crop', low=16)
     embed_dim: int = setting(96, 'default', 'Swin-Small', low=1)
@@ -69,7 +72,8 @@ class VideoConfig(Config):
 @dataclass(frozen=True)
 class AugmentConfig(Config):
     "Random changes of training clips; with all of them at rest a clip passes unchanged."
-    flip: float = setting(0.5, 'default', 'probability of the mirror image; 0 where left and right make classes', low=0, high=1)
+    flip: float = setting(0.5, 'default', 'probability of the mirror image; 0 where left and right make classes',
+        low=0, high=1)
     rotate_deg: float = setting(15.0, 'default', 'largest rotation in the image plane, degrees', low=0)
     scale: float = setting(0.1, 'default', 'largest relative change of size', low=0, high=0.9)
     jitter: float = setting(0.01, 'default', 'noise on joints, in shoulder widths (standard deviation)', low=0)
@@ -82,7 +86,8 @@ class AugmentConfig(Config):
 @dataclass(frozen=True)
 class LossConfig(Config):
     "Weighted cross-entropy plus the orthogonal semantic embedding loss."
-    weights: str = setting('sqrt', 'stated', 'square root of the class counts', choices=('none', 'inverse', 'effective', 'sqrt'))
+    weights: str = setting('sqrt', 'stated', 'square root of the class counts', choices=('none', 'inverse',
+        'effective', 'sqrt'))
     smooth: float = setting(0.0, 'default', 'k added to each count', low=0)
     clip: float | None = setting(None, 'default', 'largest weight, None: unlimited', low=1)
     ose_lambda: float = setting(0.5, 'default', 'weight of the embedding loss; 0: off', low=0)
@@ -102,7 +107,8 @@ class TrainConfig(Config):
     warmup: float = setting(5.0, 'default', 'epochs of linear warm-up', low=0)
     grad_clip: float = setting(5.0, 'ours', 'largest gradient norm; 0: off', low=0)
     ema: float = setting(0.0, 'default', 'decay of averaged weights; 0: off', low=0, high=0.99999)
-    precision: str = setting('bf16', 'ours', 'autocast; measured as fast on recent CPUs and GPUs', choices=('fp32', 'bf16', 'fp16'))
+    precision: str = setting('bf16', 'ours', 'autocast; measured as fast on recent CPUs and GPUs', choices=('fp32',
+        'bf16', 'fp16'))
     views: int = setting(10, 'default', 'temporal draws averaged when scoring', low=1)
     save_every: int = setting(200, 'ours', 'steps between saves of an unfinished training', low=1)
     workers: int = setting(0, 'ours', 'processes that read batches ahead', low=0)
@@ -118,8 +124,10 @@ class TrainConfigs(Config):
     heatmap: TrainConfig = setting(TrainConfig(batch=32), 'default', 'PoseConv3D users')
     swin: TrainConfig = setting(TrainConfig(epochs=30, batch=16, lr=1e-4, weight_decay=0.02, warmup=2.5, views=4),
         'default', 'MM-Gesture (1e-3 on its head, a tenth on the backbone)')
-    r2plus1d: TrainConfig = setting(TrainConfig(epochs=30, batch=16, lr=1e-4, warmup=2.5), 'default', 'fine-tuning from Kinetics-400')
-    depth: TrainConfig = setting(TrainConfig(epochs=60, batch=32, warmup=2.5), 'ours', 'no pretrained weights exist for depth')
+    r2plus1d: TrainConfig = setting(TrainConfig(epochs=30, batch=16, lr=1e-4, warmup=2.5), 'default',
+        'fine-tuning from Kinetics-400')
+    depth: TrainConfig = setting(TrainConfig(epochs=60, batch=32, warmup=2.5), 'ours',
+        'no pretrained weights exist for depth')
     def __getitem__(self, branch:str) -> TrainConfig: return getattr(self, choose(branch, BRANCHES, 'branch'))
 
 # %% ../nbs/01_config.ipynb #74815a92
@@ -127,23 +135,28 @@ class TrainConfigs(Config):
 class CmplConfig(Config):
     "Cross-modal pseudo-labelling."
     rounds: int = setting(3, 'default', 'self-training practice: 2 or 3', low=0)
-    tau: tuple[float, ...] = setting((0.95, 0.90, 0.85), 'default', 'confidence floor per round; FixMatch starts at 0.95', low=0, high=1)
+    tau: tuple[float, ...] = setting((0.95, 0.90, 0.85), 'default',
+        'confidence floor per round; FixMatch starts at 0.95', low=0, high=1)
     adaptive: bool = setting(True, 'default', 'lower the floor for classes of low confidence (FlexMatch)')
     tau_floor: float = setting(0.6, 'default', 'the adaptive floor goes no lower', low=0, high=1)
-    agree: tuple[int, ...] = setting((0, -1), 'default', 'branches that must name the label, per round; counted from M when <= 0')
+    agree: tuple[int, ...] = setting((0, -1), 'default',
+        'branches that must name the label, per round; counted from M when <= 0')
     cap: float = setting(1.2, 'default', 'most clips of a class, relative to its source share; 0: no cap', low=0)
     eta: tuple[float, ...] = setting((0.5, 1.0, 1.0), 'default', 'weight of the pseudo-labelled loss per round', low=0)
     leave_one_out: bool = setting(False, 'default', 'a branch is taught by the other branches only')
     epochs: tuple[int, ...] = setting((0, 15), 'default', 'epochs per round; 0: as many as the branch had', low=0)
     lr_scale: float = setting(0.1, 'default', 'learning rate of a student that continues', low=0)
-    restart: str = setting('first', 'default', 'rounds that start from fresh weights', choices=('never', 'first', 'always'))
+    restart: str = setting('first', 'default', 'rounds that start from fresh weights', choices=('never', 'first',
+        'always'))
     confidence_weight: bool = setting(True, 'default', 'weigh a pseudo-label by its confidence')
-    precision: float = setting(0.0, 'ours', 'choose tau on held-out source people for this precision; 0: take tau as given', low=0, high=1)
+    precision: float = setting(0.0, 'ours',
+        'choose tau on held-out source people for this precision; 0: take tau as given', low=0, high=1)
 
 @dataclass(frozen=True)
 class FusionConfig(Config):
     "Temperature-scaled soft voting."
-    weights: str = setting('tuned', 'default', 'chosen on held-out source people, or all equal', choices=('equal', 'tuned'))
+    weights: str = setting('tuned', 'default', 'chosen on held-out source people, or all equal', choices=('equal',
+        'tuned'))
     step: float = setting(0.1, 'default', 'grid of the tuned weights', low=0.01, high=1)
     temperature: bool = setting(True, 'stated', 'one temperature a branch')
 
@@ -160,7 +173,8 @@ def per_round(
 class SynthConfig(Config):
     "The embedded simulated benchmark."
     clips: int = setting(2000, 'ours', 'all splits together', low=64)
-    subjects: tuple[int, int, int] = setting((18, 6, 16), 'ours', 'people in train, validation, test; iMiGUE has 37 and 35', low=1)
+    subjects: tuple[int, int, int] = setting((18, 6, 16), 'ours',
+        'people in train, validation, test; iMiGUE has 37 and 35', low=1)
     seed: int = setting(0, 'ours', 'of the data, not of training', low=0)
     contrast: float = setting(1.0, 'ours', 'gesture amplitude against noise', low=0)
     frames: int = setting(62, 'derived', 'mean clip length: 2.5 s at 25 frames a second', low=8)
@@ -175,13 +189,15 @@ class RunConfig(Config):
     split: str = setting('subjects', 'stated', 'test people are never seen in training')
     long_tail: bool = setting(False, 'ours', 'subsample a balanced data set to a long tail')
     layout: str = setting('halpe68', 'inferred', 'the one published layout of exactly 68 body points')
-    branches: tuple[str, ...] = setting(('joint', 'heatmap', 'swin', 'r2plus1d'), 'stated', 'the four voters', choices=BRANCHES)
+    branches: tuple[str, ...] = setting(('joint', 'heatmap', 'swin', 'r2plus1d'), 'stated', 'the four voters',
+        choices=BRANCHES)
     joint: JointConfig = JointConfig()
     joint3d: JointConfig = JointConfig()
     heatmap: HeatmapConfig = HeatmapConfig()
     swin: VideoConfig = VideoConfig()
     r2plus1d: VideoConfig = setting(VideoConfig(backbone='r2plus1d', frames=16, size=112), 'default', 'R(2+1)D-18')
-    depth: VideoConfig = setting(VideoConfig(backbone='r2plus1d', kind='depth', frames=16, size=112, pretrained=''), 'ours', "in the RGB branches' place")
+    depth: VideoConfig = setting(VideoConfig(backbone='r2plus1d', kind='depth', frames=16, size=112, pretrained=''),
+        'ours', "in the RGB branches' place")
     train: TrainConfigs = TrainConfigs()
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
@@ -193,13 +209,15 @@ class RunConfig(Config):
 _SMALL = {  # networks that train in a minute or two on two cores
     'joint.widths': (64, 64, 128, 128), 'joint.strides': (2, 1, 2, 1), 'joint.head_dropout': 0.3,
     'joint3d.widths': (64, 64, 128, 128), 'joint3d.strides': (2, 1, 2, 1), 'joint3d.head_dropout': 0.3,
-    'heatmap.frames': 16, 'heatmap.size': 28, 'heatmap.blocks': (2, 2, 2),
+    'heatmap.frames': 16, 'heatmap.size': 28, 'heatmap.stem': 5, 'heatmap.stem_stride': 2, 'heatmap.blocks': (1, 1, 1),
     'swin.frames': 16, 'swin.size': 64, 'swin.embed_dim': 24, 'swin.depths': (1, 1, 2, 1), 'swin.heads': (1, 2, 4, 8),
     'swin.drop_path': 0.1, 'swin.pretrained': '',
-    'r2plus1d.frames': 16, 'r2plus1d.size': 64, 'r2plus1d.base': 16, 'r2plus1d.blocks': (1, 1, 1, 1), 'r2plus1d.pretrained': '',
+    'r2plus1d.frames': 16, 'r2plus1d.size': 64, 'r2plus1d.base': 16, 'r2plus1d.blocks': (1, 1, 1, 1),
+    'r2plus1d.pretrained': '',
     'depth.frames': 12, 'depth.size': 48, 'depth.base': 24, 'depth.blocks': (1, 1, 1, 1),
     'train.epochs': 24, 'train.batch': 16, 'train.lr': 3e-3, 'train.warmup': 2., 'train.views': 1,
-    'train.joint.batch': 32, 'train.joint.weight_decay': 0.02, 'train.joint3d.batch': 32, 'train.joint3d.weight_decay': 0.02,
+    'train.joint.batch': 32, 'train.joint.weight_decay': 0.02,
+    'train.joint3d.batch': 32, 'train.joint3d.weight_decay': 0.02,
     'cmpl.rounds': 1, 'cmpl.epochs': (8,), 'cmpl.restart': 'never'}
 _TINY = {
     'joint.widths': (16, 32), 'joint.strides': (2, 2), 'joint.frames': 16,
@@ -207,11 +225,13 @@ _TINY = {
     'heatmap.base': 8, 'heatmap.blocks': (1, 1, 1), 'heatmap.frames': 8,
     'swin.embed_dim': 8, 'swin.depths': (1, 1), 'swin.heads': (1, 2), 'swin.frames': 8, 'swin.size': 32,
     'r2plus1d.base': 8, 'r2plus1d.frames': 8, 'r2plus1d.size': 32, 'depth.base': 8, 'depth.frames': 8, 'depth.size': 32,
-    'train.epochs': 1, 'train.warmup': 0., 'cmpl.epochs': (1,), 'synth.clips': 160, 'synth.subjects': (4, 2, 3), 'synth.size': 32}
+    'train.epochs': 1, 'train.warmup': 0., 'cmpl.epochs': (1,),
+    'synth.clips': 160, 'synth.subjects': (4, 2, 3), 'synth.size': 32}
 TIERS = {'smoke': _SMALL | _TINY, 'quick': _SMALL, 'bench': _SMALL, 'paper': {}}
 DATA = {
     'synth': {},
-    'utd-mhad': {'layout': 'kinect20', 'split': 'odd-even', 'branches': ('joint', 'heatmap', 'depth'), 'augment.flip': 0.},
+    'utd-mhad': {  # a swipe to the left is another class than one to the right: no mirror images
+        'layout': 'kinect20', 'split': 'odd-even', 'branches': ('joint', 'heatmap', 'depth'), 'augment.flip': 0.},
     'imigue': {}}
 
 # %% ../nbs/01_config.ipynb #7a61ddac
@@ -234,7 +254,6 @@ class Reproduction:
     threads: int # per run
     runs: Path # absolute folder of run records
     figures: Path # absolute folder of tables and figures
-    seeds: dict # tier -> tuple of seeds
     roots: dict # data set -> absolute folder
     grids: dict # (notebook, *words) -> {parameter: list of values}
     plans: dict # (tier, data) -> {'splits', 'seeds', 'methods', ...: tuple of words}
@@ -254,25 +273,31 @@ def settings(
     path = Path(path or root()/'settings.ini')
     ini = configparser.ConfigParser(interpolation=None, default_section='', inline_comment_prefixes=('#',))
     ini.optionxform = str
+    def sections(word, value):  # ('bench', 'synth') -> {key: value}, for each [word bench synth]
+        return {tuple(s.split()[1:]): {k: value(v) for k, v in ini[s].items()}
+                for s in ini.sections() if s.split()[0] == word}
     try:
-        if not ini.read(path, encoding='utf-8'): raise MgrError(f'no settings file {path}', 'run inside the repository or set MGR_ROOT')
+        if not ini.read(path, encoding='utf-8'):
+            raise MgrError(f'no settings file {path}', 'run inside the repository or set MGR_ROOT')
         main, at = dict(ini['reproduce']), lambda p: root()/Path(p).expanduser()
-        grids = {tuple(s.split()[1:]): {k: json.loads(v) for k, v in ini[s].items()} for s in ini.sections() if s.startswith('grid ')}
-        plans = {tuple(s.split()[1:]): {k: tuple(v.split()) for k, v in ini[s].items()} for s in ini.sections() if s.startswith('plan ')}
-        seeds = {choose(t, TIERS, f'tier in [seeds] of {path.name}'): tuple(map(int, v.split())) for t, v in ini['seeds'].items()}
+        grids, plans = sections('grid', json.loads), sections('plan', lambda v: tuple(v.split()))
         roots = {choose(d, DATA, f'data set in [roots] of {path.name}'): at(p) for d, p in ini['roots'].items()}
-        main |= dict(jobs=int(main['jobs']), threads=int(main['threads']), runs=at(main['runs']), figures=at(main['figures']))
-    except (configparser.Error, KeyError, ValueError) as e: raise MgrError(f'{path.name} cannot be read: {e}', 'mend the line it names') from e
+        main |= {k: int(main[k]) for k in ('jobs', 'threads')} | {k: at(main[k]) for k in ('runs', 'figures')}
+    except (configparser.Error, KeyError, ValueError) as e:
+        raise MgrError(f'{path.name} cannot be read: {e}', 'mend the line it names') from e
     for k in main: choose(k, Reproduction.__dataclass_fields__, f'key in [reproduce] of {path.name}')
+    for s in ini.sections():
+        choose(s.split()[0], ('reproduce', 'roots', 'plan', 'grid'), f'section of {path.name}')
     choose(main['tier'], TIERS, 'tier'); choose(main['data'], DATA, 'data set')
     for g, values in grids.items():
         for w in g[1:]: choose(w, [*TIERS, *DATA], 'tier or data set')
         for k, v in values.items():
-            if not isinstance(v, list): raise MgrError(f'[grid {" ".join(g)}] {k} is not a list', 'write values as a JSON list')
+            if not isinstance(v, list):
+                raise MgrError(f'[grid {" ".join(g)}] {k} is not a list', 'write values as a JSON list')
     for p in plans:
         if len(p) != 2: raise MgrError(f'[plan {" ".join(p)}] names no tier and data set', 'write [plan TIER DATA]')
         choose(p[0], TIERS, 'tier'); choose(p[1], DATA, 'data set')
-    return Reproduction(**main, seeds=seeds, roots=roots, grids=grids, plans=plans)
+    return Reproduction(**main, roots=roots, grids=grids, plans=plans)
 
 # %% ../nbs/01_config.ipynb #4affd4b3
 def data_root(

@@ -111,7 +111,7 @@ def _plain(x):
     if isinstance(x, Path): return x.as_posix()
     if isinstance(x, np.ndarray) and not x.dtype.hasobject:
         return {'array': [x.dtype.str, x.shape, hashlib.sha256(np.ascontiguousarray(x)).hexdigest()]}
-    raise MgrError(f'cannot fingerprint a {type(x).__name__}', 'give numbers, text, lists, dicts, dataclasses or plain arrays')
+    raise MgrError(f'cannot fingerprint a {type(x).__name__}', 'give numbers, text, lists, dicts or plain arrays')
 
 def fingerprint(
     *objects, # JSON-able things, dataclasses and arrays, nested at will

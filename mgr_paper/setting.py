@@ -39,7 +39,8 @@ def _fit(value, kind):
         if len(inner) == len(value): return tuple(map(_fit, value, inner))
     elif kind is type(None) and value is None: return None
     elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool): return float(value)
-    elif isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)): return value
+    elif isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
     raise TypeError
 
 # %% ../nbs/00b_setting.ipynb #e55c40c4
@@ -122,8 +123,8 @@ def from_dict(
     "Settings from plain data; a missing or unknown name is an error."
     kinds = {f.name: f.type for f in fields(kind)}
     for k in d: choose(k, kinds, f'{kind.__name__} field')
-    if missing := [k for k in kinds if k not in d]:
-        raise MgrError(f"{kind.__name__} lacks {', '.join(missing)}", 'it was written by another version: make it again')
+    missing = [k for k in kinds if k not in d]
+    if missing: raise MgrError(f"{kind.__name__} lacks {', '.join(missing)}", 'another version wrote it: make it again')
     return kind(**{k: from_dict(v, kinds[k]) if is_dataclass(kinds[k]) else v for k, v in d.items()})
 
 # %% ../nbs/00b_setting.ipynb #92f05ddb

@@ -9,7 +9,7 @@ __all__ = ['as_probs', 'class_groups', 'confusion', 'per_class', 'metrics']
 import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 from ..core import MgrError
-from ..fusion.calibrate import ece, nll, softmax
+from ..fusion.calibrate import check_probs, ece, nll, softmax
 
 # %% ../../nbs/7_evidence/70_metrics.ipynb #ae3e15d9
 def as_probs(
@@ -17,12 +17,7 @@ def as_probs(
     y, # (N,) int64 in [0,K)
 ) -> tuple[np.ndarray, np.ndarray]: # probs (N,K) float64, y (N,) int64
     "Class probabilities and labels that fit each other."
-    scores, y = np.asarray(scores, float), np.asarray(y)
-    if scores.ndim != 2 or 0 in scores.shape or len(scores) != len(y):
-        raise MgrError(f'scores {scores.shape} do not fit {len(y)} labels', 'give (N,K) scores and (N,) labels of the same clips')
-    if not np.isfinite(scores).all(): raise MgrError('scores hold NaN or infinity', 'look for a diverged run')
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= scores.shape[1]:
-        raise MgrError(f'labels run from {y.min()} to {y.max()} for {scores.shape[1]} classes', 'count classes from 0')
+    scores, y = check_probs(scores, y)
     if scores.min() < 0 or scores.max() > 1 + 1e-6: scores = softmax(scores)
     elif np.abs(scores.sum(1) - 1).max() > 1e-3:
         raise MgrError('scores lie in [0, 1] but rows do not sum to 1', 'give probabilities, or unscaled logits')
@@ -61,7 +56,8 @@ def per_class(
     precision, recall, f1, n = precision_recall_fscore_support(y, pred, labels=range(K), zero_division=0)
     groups, predicted = None if counts is None else class_groups(counts), np.bincount(pred, minlength=K)
     return [{'class': c, 'name': str(classes[c]) if classes is not None else str(c), 'n': int(n[c]),
-             **({} if counts is None else dict(n_train=int(counts[c]), group=str(groups[c]))), 'predicted': int(predicted[c]),
+             **({} if counts is None else dict(n_train=int(counts[c]), group=str(groups[c]))),
+             'predicted': int(predicted[c]),
              'precision': float(precision[c]) if predicted[c] else None,
              'recall': float(recall[c]) if n[c] else None, 'f1': float(f1[c]) if n[c] else None} for c in range(K)]
 
@@ -74,13 +70,16 @@ def metrics(
     "All metrics of one set of scores."
     probs, y = as_probs(scores, y)
     K, pred, present = probs.shape[1], probs.argmax(1), np.unique(y)
-    if counts is not None and len(counts) != K: raise MgrError(f'{len(counts)} training counts for {K} classes', 'give one a class')
+    if counts is not None and len(counts) != K:
+        raise MgrError(f'{len(counts)} training counts for {K} classes', 'give one a class')
     recall = np.array([(pred[y == c] == c).mean() for c in present])
     groups = np.full(len(present), '') if counts is None else class_groups(counts)[present]
     f1 = lambda average, labels: float(f1_score(y, pred, average=average, labels=labels, zero_division=0))
     top5 = np.argsort(-probs, axis=1, kind='stable')[:, :5]
-    return dict(n=len(y), classes_present=len(present), top1=float((pred == y).mean()), top5=float((top5 == y[:, None]).any(1).mean()),
+    mean = lambda g: float(recall[groups == g].mean()) if (groups == g).any() else None
+    return dict(n=len(y), classes_present=len(present),
+        top1=float((pred == y).mean()), top5=float((top5 == y[:, None]).any(1).mean()),
         f1_micro=f1('micro', range(K)), f1_macro=f1('macro', present), f1_weighted=f1('weighted', present),
         mean_class_acc=float(recall.mean()),
-        **{f'recall_{g}': float(recall[groups == g].mean()) if (groups == g).any() else None for g in ('head', 'medium', 'tail')},
+        **{f'recall_{g}': mean(g) for g in ('head', 'medium', 'tail')},
         ece=float(ece(probs, y)), nll=float(nll(probs, y)))

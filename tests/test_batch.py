@@ -1,0 +1,126 @@
+"""The batch graph: what it would run, and when it does nothing."""
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mgr_paper.batch import parameters, run_notebook
+from mgr_paper.config import settings
+from mgr_paper.core import MgrError, root
+from mgr_paper.evidence import reproduce as graph
+from mgr_paper.evidence.experiments import FROM_STORE, TABLES, runs, table_files
+
+HERE = root()
+NOTEBOOKS = sorted((HERE/"nbs"/"ablations").glob("*.ipynb"))
+
+
+@pytest.fixture
+def clone(tmp_path):
+    "A project folder without results."
+    for name in ("Snakefile", "settings.ini", "profiles", "nbs"): (tmp_path/name).symlink_to(HERE/name)
+    return tmp_path
+
+
+def reproduce(clone, *words, **env):
+    "Call the command in a project folder; its exit code and what it said."
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MGR_")} | {"MGR_ROOT": str(clone)} | env
+    code = "from mgr_paper.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "reproduce", *words], env=env, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def recordings(folder):
+    "A folder in UTD-MHAD's layout with a few made-up recordings."
+    from mgr_paper.preprocessing.utd_mhad import write_example
+    write_example(folder, actions=(1, 2), people=(1, 2), trials=(1,))
+    return folder
+
+
+def counted(tier, data, tables=TABLES):
+    "What a dry run must say in a folder without results."
+    n = Counter(r.kind for r in runs(tier, data))
+    words = [f"{n[k]} {k}" for k in ("heldout", "source", "adapt") if n[k]]
+    return ", ".join(["1 store", *words, f"{len(tables)} table"]) + " would run."
+
+
+@pytest.mark.parametrize("tier,data", [("smoke", "synth"), ("quick", "synth"), ("bench", "synth"), ("quick", "utd-mhad"), ("bench", "utd-mhad")])
+def test_dry_run_counts_the_plan(clone, tier, data):
+    root = [] if data == "synth" else ["--root", str(recordings(clone/"raw"))]
+    code, out, err = reproduce(clone, "--tier", tier, "--data", data, "--dry-run", *root)
+    assert code == 0, out + err
+    assert out.strip() == counted(tier, data) and not (clone/"figures").exists()
+
+
+def test_one_table_needs_no_other(clone):
+    code, out, err = reproduce(clone, "--tier", "quick", "--data", "synth", "--only", "f1_pipeline", "--dry-run")
+    assert code == 0 and out.strip() == "1 store, 1 table would run.", out + err
+
+
+def test_figures_from_records_that_are_there_train_nothing(clone):
+    args = ("--tier", "bench", "--data", "utd-mhad", "--only", "figures", "--dry-run")
+    code, out, err = reproduce(clone, *args)
+    assert code == 1 and "no records of utd-mhad" in out  # there is nothing to draw
+    some = clone/"figures"/"bench"/"records"/runs("bench", "utd-mhad")[0].outputs()[0]
+    some.parent.mkdir(parents=True)
+    for p in (some, some.with_suffix(".npz")): p.touch()
+    code, out, err = reproduce(clone, *args)
+    assert code == 0, out + err
+    assert out.strip() == f"{len(TABLES) - len(FROM_STORE)} table would run."  # without recordings, none that shows clips
+
+
+def test_a_failed_step_is_named_and_the_rest_goes_on(clone):
+    "Empty records: every table fails with a line that names its notebook, exit code 1."
+    some = clone/"figures"/"smoke"/"records"/"utd-mhad"/"x.json"
+    some.parent.mkdir(parents=True)
+    some.write_text("{}")
+    code, out, err = reproduce(clone, "--tier", "smoke", "--data", "utd-mhad", "--only", "figures,f2_long_tail,f6_reliability")
+    assert code == 1, out + err
+    for name in ("f2_long_tail", "f6_reliability"): assert f"failed: table {name}" in out and f"{name}.ipynb" in out
+    assert "x.json is not a record" in out and not list(clone.glob("figures/smoke/utd-mhad/*"))
+
+
+@pytest.mark.parametrize("words,named", [
+    (["--tier", "quikc"], "quikc"), (["--data", "utd"], "utd"), (["--data", "imigue"], "imigue"), (["--tier", "paper", "--data", "synth"], "plan paper synth"),
+    (["--only", "f99"], "f99"), (["--profile", "pbs"], "pbs"), (["--jobs", "0"], "jobs = 0"), (["--data", "utd-mhad", "--root", "nowhere"], "nowhere"),
+    (["--data", "utd-mhad"], "data/utd_mhad"), (["--data", "synth", "--root", "x"], "--root"), (["--colour"], "--colour")])
+def test_wrong_requests(clone, words, named):
+    code, out, err = reproduce(clone, *words)
+    assert code == 2 and named in err and err.startswith("error: ") and len(err.splitlines()) == 1, out + err
+    assert not (clone/"figures").exists() and not (clone/"runs").exists()
+
+
+def test_names_are_unique_and_files_have_one_maker():
+    for tier, data in settings().plans:
+        todo = runs(tier, data)
+        made = [p for r in todo for p in graph.outputs(r, tier)] + [p for t in TABLES for p in table_files(t, tier, data)]
+        assert len(set(made)) == len(made) and len({graph.rule_name(r) for r in todo}) == len(todo)
+        for i, r in enumerate(todo): assert set(graph.needs(r)) <= set(todo[:i])
+
+
+def test_watched_library_files_exist():
+    for data in ("synth", "utd-mhad"):
+        for r in runs("smoke", data):
+            for p in graph.modules(r): assert p.is_file(), p
+        for p in graph.store_modules(data) + graph.table_modules(): assert p.is_file(), p
+
+
+def test_store_path_is_that_of_the_pipeline():
+    from mgr_paper.config import tier_config
+    from mgr_paper.evidence import experiments, pipeline
+    for data in ("synth", "utd-mhad"):
+        assert pipeline.store_path(tier_config("smoke", data)) == experiments.store_path(tier_config("smoke", data))
+
+
+@pytest.mark.parametrize("nb", NOTEBOOKS, ids=lambda p: p.stem)
+def test_unknown_parameters_are_refused(nb, tmp_path):
+    with pytest.raises(MgrError, match=f"unknown parameter of {nb.name} 'teir', did you mean 'tier'"): run_notebook(nb, tmp_path/"x.ipynb", teir="smoke")
+    with pytest.raises(MgrError, match="has the wrong type"): run_notebook(nb, tmp_path/"x.ipynb", tier=1)
+    assert not (tmp_path/"x.ipynb").exists()
+    assert {"tier", "data", "records"} <= set(parameters(nb))
+
+
+def test_every_table_has_a_notebook():
+    assert {p.stem for p in NOTEBOOKS} >= {"r0_run", *TABLES}

@@ -1,0 +1,172 @@
+"""The command line: the stages in a chain, and one line for every kind of mistake."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+from scipy.io import loadmat, savemat
+from typer.testing import CliRunner
+
+from mgr_paper.cli import app
+from mgr_paper.preprocessing.store import Clip, ClipStore, StoreMeta, StoreWriter
+from mgr_paper.preprocessing.utd_mhad import write_example
+from mgr_paper.records import load_scores, read_record
+
+TINY = ("--tier", "smoke", "--set", "train.epochs=1", "--set", "train.batch=6", "--set", "cmpl.epochs=[1]")
+BRANCHES = ("joint", "heatmap", "depth")
+
+
+def ask(*words):
+    return CliRunner().invoke(app, [str(w) for w in words], env={"COLUMNS": "200"})
+
+
+def refused(done, *named):
+    "Exit code 2 and one line that names what is wrong."
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert done.stderr.startswith("error: ") and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for word in named: assert str(word) in done.stderr, done.stderr
+
+
+def everything(folder):
+    "All files under a folder with their contents' size."
+    return {p.relative_to(folder): p.stat().st_size for p in folder.rglob("*")}
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    write_example(folder, actions=(1, 2, 3), people=(1, 2, 3, 4), trials=(1, 2))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(raw, tmp_path_factory):
+    path = tmp_path_factory.mktemp("prepared")/"store"
+    done = ask("prepare", "utd-mhad", raw, path)
+    assert done.exit_code == 0 and "24" in done.stdout, done.output
+    return path
+
+
+@pytest.fixture(scope="session")
+def runs(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for branch in BRANCHES:
+        done = ask("train", store, "--branch", branch, "--out", folder/branch, *TINY)
+        assert done.exit_code == 0, (done.output, done.exception)
+    return folder
+
+
+def test_train_adapt_fuse_evaluate(store, runs, tmp_path):
+    record = read_record(runs/"joint"/"record.json")
+    assert record["parameters_requested"]["train.epochs"] == 1 and record["config"]["train"]["joint"]["epochs"] == 1
+    assert ask("adapt", store, *(runs/b for b in BRANCHES), "--out", tmp_path/"cmpl").exit_code == 0
+    last = tmp_path/"cmpl"/"round-2"
+    assert ask("fuse", *(last/b for b in BRANCHES), "--out", tmp_path/"vote").exit_code == 0
+    done = ask("evaluate", tmp_path/"vote")
+    vote = read_record(tmp_path/"vote"/"record.json")
+    assert done.exit_code == 0 and f"{vote['metrics']['top1']:.4f}" in done.stdout
+    logits = [load_scores(p/"record.npz")["logits"] for p in (runs/"joint", last/"joint", tmp_path/"vote")]
+    assert logits[0].shape == logits[1].shape == logits[2].shape and not np.array_equal(logits[0], logits[1])
+    assert np.allclose(np.exp(logits[2]).sum(1), 1, atol=.02)
+    assert read_record(last/"joint"/"record.json")["round"] == 2
+    left = [p.name for p in tmp_path.rglob("*") if p.name.startswith(".") or p.suffix == ".state"]
+    assert left == []
+
+
+@pytest.mark.parametrize("command", ["", "reproduce", "prepare", "train", "adapt", "fuse", "evaluate", "doctor", "notebook"])
+def test_help(command):
+    done = ask(*command.split(), "--help")
+    assert done.exit_code == 0
+    assert not command or f"Example: mgr-paper {command}" in done.stdout
+    if not command: assert "notebook " not in done.stdout and all(c in done.stdout for c in ("reproduce", "prepare", "doctor"))
+
+
+def test_doctor():
+    done = ask("doctor")
+    assert done.exit_code == 0 and "torch" in done.stdout and "synth" in done.stdout
+
+
+@pytest.mark.parametrize("words,named", [
+    (["--branch", "jiont"], "'joint'"), (["--branch", "swin"], "swin"), (["--set", "train.epoch=3"], "train.epoch"), (["--set", "train.epochs=many"], "many"),
+    (["--set", "layout=kinect21"], "kinect21"), (["--set", "loss.weights=cube"], "cube"), (["--set", "epochs"], "epochs"), (["--split", "odd-evn"], "odd-evn"),
+    (["--tier", "fast"], "fast"), (["--seed", "one"], "one"), (["--colour", "red"], "--colour")])
+def test_wrong_words(store, tmp_path, words, named):
+    given = dict(zip(words[::2], words[1::2]))
+    branch = [] if "--branch" in given else ["--branch", "joint"]
+    refused(ask("train", store, *branch, *words, "--out", tmp_path/"x"), named)
+    assert everything(tmp_path) == {}
+
+
+def test_missing_folders(store, runs, tmp_path):
+    none = tmp_path/"none"
+    refused(ask("prepare", "utd-mhad", none, tmp_path/"x"), none)
+    refused(ask("train", none, "--branch", "joint", "--out", tmp_path/"x"), none)
+    refused(ask("adapt", store, none, "--out", tmp_path/"x"), none)
+    refused(ask("fuse", none, runs/"joint", "--out", tmp_path/"x"), none)
+    refused(ask("evaluate", none), none)
+    refused(ask("notebook", none, tmp_path/"x"), none)
+    assert everything(tmp_path) == {}
+
+
+def test_unknown_kinds_of_data(tmp_path):
+    for kind in ("smg", "imigue", "utd"): refused(ask("prepare", kind, tmp_path, tmp_path/"x"), kind, "not in this version" if kind == "-" else "version")
+    refused(ask("prepare", "synth", tmp_path, tmp_path/"x"), tmp_path)
+    assert everything(tmp_path) == {}
+
+
+def test_nothing_is_written_over(store, runs):
+    before = everything(runs)
+    refused(ask("train", store, "--branch", "joint", "--out", runs/"joint"), runs/"joint")
+    refused(ask("fuse", runs/"joint", runs/"depth", "--out", runs/"joint"), runs/"joint")
+    assert everything(runs) == before
+
+
+def test_runs_that_do_not_fit(store, runs, tmp_path):
+    refused(ask("adapt", store, runs/"joint", "--out", tmp_path/"x"), "heatmap")
+    refused(ask("adapt", store, *(runs/b for b in BRANCHES), "--method", "cmlp", "--out", tmp_path/"x"), "cmlp")
+    refused(ask("fuse", runs/"joint", "--out", tmp_path/"x"), "1 run")
+    refused(ask("evaluate", store), "record.json")
+    assert everything(tmp_path) == {}
+
+
+@pytest.mark.parametrize("spoil,named", [
+    (lambda xyz: xyz[..., :0], "empty"), (lambda xyz: xyz*0, "no joint"), (lambda xyz: np.where(np.arange(xyz.shape[2]) == 2, np.nan, xyz), "NaN")],
+    ids=["empty clip", "no joint", "NaN coordinate"])
+def test_spoiled_recordings(raw, tmp_path, spoil, named):
+    shutil.copytree(raw, tmp_path/"raw")
+    path = tmp_path/"raw"/"Skeleton"/"a2_s3_t1_skeleton.mat"
+    savemat(path, {"d_skel": spoil(loadmat(path)["d_skel"])})
+    before = everything(tmp_path)
+    refused(ask("prepare", "utd-mhad", tmp_path/"raw", tmp_path/"store"), "a2_s3_t1", named)
+    assert everything(tmp_path) == before
+
+
+def test_store_of_another_version(store, tmp_path):
+    shutil.copytree(store, tmp_path/"store")
+    info = json.loads((store/"store.json").read_text())
+    (tmp_path/"store"/"store.json").write_text(json.dumps(info | {"schema": 99}))
+    before = everything(tmp_path)
+    refused(ask("train", tmp_path/"store", "--branch", "joint", "--out", tmp_path/"x"), "99", "store")
+    assert everything(tmp_path) == before
+
+
+def other_store(path, **changes):
+    "A store of a few clips of eight people, whose meta data can be changed."
+    meta = dict(name="utd-mhad", layout="kinect20", classes=("wave", "clap"), fps=30., height=60, width=80, simulated=False, video_kind="none", source="test")
+    gen = np.random.default_rng(0)
+    with StoreWriter(path, StoreMeta(**meta | changes)) as writer:
+        for i in range(16):
+            joints = np.concatenate([gen.uniform(5, 55, (8, 20, 2)), np.ones((8, 20, 1))], -1).astype(np.float32)
+            writer.add(Clip(f"c{i}", f"v{i}", f"s{1 + i//2}", i % 2, joints))
+    return path
+
+
+def test_unknown_class_and_data_set(tmp_path):
+    before = everything(other_store(tmp_path/"a", classes=("wave", "blorptwist")).parent)
+    refused(ask("train", tmp_path/"a", "--branch", "joint", "--out", tmp_path/"x", *TINY), "blorptwist")
+    refused(ask("train", tmp_path/"a", "--branch", "depth", "--out", tmp_path/"x", *TINY), "video", "depth")
+    assert everything(tmp_path) == before
+    before = everything(other_store(tmp_path/"b", name="smg").parent)
+    refused(ask("train", tmp_path/"b", "--branch", "joint", "--out", tmp_path/"x"), "'smg'")
+    assert everything(tmp_path) == before
+    assert ClipStore(tmp_path/"b").n == 16
