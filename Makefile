@@ -20,8 +20,9 @@ help: ## this list
 install: $(STAMP) ## .venv with the exact versions of requirements.lock
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing). Name another one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@v=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2], int(sys.version_info >= (3, 11)))' 2>/dev/null || echo missing 0); \
+	[ "$${v#* }" = 1 ] || { \
+	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $${v% *}. Name another one: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@free=$$(df -Pk . | awk 'NR==2 {print int($$4/1048576)}'); [ -d $(VENV) ] || [ $$free -ge $(DISK_GB) ] || { \
 	  echo "The installation needs about $(DISK_GB) GB of disk, and $$free GB are free here. Make room, or set DISK_GB if you know better." >&2; exit 2; }
 	@echo "Installing $$(grep -c == requirements.lock) pinned packages into $(VENV) (about 7 GB, a few minutes) ..."
@@ -53,7 +54,7 @@ lab: $(STAMP) ## read and rerun the notebooks in JupyterLab
 hooks: $(STAMP) ## once per clone, before the first change: notebooks are cleaned on save and merge cell by cell
 	@PATH="$(CURDIR)/$(BIN):$$PATH" nbdev-install-hooks
 
-readme: $(STAMP) ## README.md from nbs/index.ipynb
+readme: $(STAMP) ## README.md and the sidebar, from the notebooks
 	@$(BIN)/python scripts/readme.py
 
 clean: ## remove caches, built docs and the quick and smoke figures; keeps .venv and runs/

@@ -63,7 +63,7 @@ CHOSEN = [name for name in CHOSEN if HAVE_STORE or name not in FROM_STORE]
 
 rule all:
     localrule: True
-    input: [near(p) for name in CHOSEN for p in table_files(name, TIER, DATA)]
+    input: [near(p) for name in CHOSEN for p in table_files(name, TIER, DATA)], [] if only else RECORDS
 
 
 if RAW is not None:

@@ -46,6 +46,7 @@ class HeatmapConfig(Config):
     blocks: tuple[int, ...] = setting((4, 6, 3), 'default', 'bottlenecks per stage', low=1)
     inflate: tuple[int, ...] = setting((0, 1, 1), 'default', '1: the stage has a temporal kernel', low=0, high=1)
     temporal_strides: tuple[int, ...] = setting((1, 1, 2), 'default', 'per stage', low=1)
+    crop: float = setting(0.56, 'default', 'least area of the random resized crop in training (PYSKL); 1: none', low=0.05, high=1)
     dropout: float = setting(0.5, 'default', 'before the classifier', low=0, high=0.95)
 
 # %% ../nbs/01_config.ipynb #c4642317
@@ -172,13 +173,14 @@ def per_round(
 @dataclass(frozen=True)
 class SynthConfig(Config):
     "The embedded simulated benchmark."
-    clips: int = setting(2000, 'ours', 'all splits together', low=64)
-    subjects: tuple[int, int, int] = setting((18, 6, 16), 'ours',
-        'people in train, validation, test; iMiGUE has 37 and 35', low=1)
     seed: int = setting(0, 'ours', 'of the data, not of training', low=0)
-    contrast: float = setting(1.0, 'ours', 'gesture amplitude against noise', low=0)
-    frames: int = setting(62, 'derived', 'mean clip length: 2.5 s at 25 frames a second', low=8)
-    size: int = setting(64, 'ours', 'pixels of the rendered square crop', low=16)
+    people: tuple[int, int, int] = setting((16, 5, 14), 'ours', 'in train, val, test; iMiGUE has 72', low=1)
+    clips: tuple[int, int, int, int] = setting((1000, 220, 220, 600), 'ours',
+        'train, val, seen (more clips of the train people), test', low=0)
+    contrast: float = setting(1.0, 'ours', 'amplitude of gestures; 0: nobody does anything', low=0)
+    style: float = setting(1.0, 'ours', 'how much people differ', low=0)
+    noise: float = setting(1.0, 'ours', 'of pose estimator and sensor', low=0)
+    size: int = setting(64, 'ours', 'pixels of the square crop', low=16)
 
 # %% ../nbs/01_config.ipynb #e3a684f7
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ _TINY = {
     'swin.embed_dim': 8, 'swin.depths': (1, 1), 'swin.heads': (1, 2), 'swin.frames': 8, 'swin.size': 32,
     'r2plus1d.base': 8, 'r2plus1d.frames': 8, 'r2plus1d.size': 32, 'depth.base': 8, 'depth.frames': 8, 'depth.size': 32,
     'train.epochs': 1, 'train.warmup': 0., 'cmpl.epochs': (1,),
-    'synth.clips': 160, 'synth.subjects': (4, 2, 3), 'synth.size': 32}
+    'synth.clips': (64, 64, 64, 64), 'synth.people': (4, 2, 3), 'synth.size': 32}
 TIERS = {'smoke': _SMALL | _TINY, 'quick': _SMALL, 'bench': _SMALL, 'paper': {}}
 DATA = {
     'synth': {},
@@ -242,7 +244,8 @@ def tier_config(
 ) -> RunConfig: # all settings of such a run
     "The settings of a tier on a data set."
     choose(tier, TIERS, 'tier'); choose(data, DATA, 'data set')
-    return override(RunConfig(), TIERS[tier] | DATA[data] | {'tier': tier, 'data': data} | changes)
+    base = override(RunConfig(), TIERS[tier] | DATA[data] | {'tier': tier, 'data': data})
+    return override(base, changes)  # last, so that `train.batch` also overrules a tier's `train.joint.batch`
 
 # %% ../nbs/01_config.ipynb #dc22392e
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from .setting import read, to_dict
 # %% ../nbs/02_records.ipynb #62ab637c
 def git_state() -> dict: # {'commit': 40 hex digits or '', 'dirty': bool}
     "The commit that is checked out, and whether the code differs from it."
-    def git(*args): return subprocess.check_output(['git', '-C', root(), *args], text=True, stderr=subprocess.DEVNULL).strip()
+    def git(*args):
+        return subprocess.check_output(['git', '-C', root(), *args], text=True, stderr=subprocess.DEVNULL).strip()
     try:
         changed = git('status', '--porcelain', '--', 'mgr_paper', 'nbs/ablations', 'settings.ini', 'Snakefile')
         return dict(commit=git('rev-parse', 'HEAD'), dirty=bool(changed))
@@ -107,7 +108,7 @@ def write_record(
     found = dict(git=git_state, versions=versions, device=device_name)
     fields = dict(schema=SCHEMA, branch='', method='', round=0, extra={}) | fields
     fields |= {k: find() for k, find in found.items() if k not in fields}
-    fields = {k: float(v) if k == 'seconds' else _json(v) for k, v in fields.items()}
+    fields = {k: _json(float(v) if k == 'seconds' and isinstance(v, int) else v) for k, v in fields.items()}
     check_record(fields, Path(path).name); check_parameters(fields)
     record = {k: fields[k] for k in FIELDS}
     with atomic_path(path) as tmp:
@@ -125,7 +126,7 @@ def check_parameters(
         if name in own: used = [own[name]]
         elif name[:-1] in own and isinstance(asked, list): used, asked = [own[name[:-1]] in asked], True
         else: used = read(record['config'], name)
-        if not used: raise MgrError(f'parameter {name!r} was requested, but no setting has that name', 'correct the name')
+        if not used: raise MgrError(f'parameter {name!r} was requested, but no setting has that name', 'correct it')
         if any(u != asked for u in used):
             raise MgrError(f'parameter {name!r} was requested as {asked!r}, but the run used {used[0]!r}', 'pass it on')
     return record

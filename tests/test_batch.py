@@ -3,13 +3,11 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from mgr_paper.batch import parameters, run_notebook
 from mgr_paper.config import settings
-from mgr_paper.core import MgrError, root
+from mgr_paper.core import root
 from mgr_paper.evidence import reproduce as graph
 from mgr_paper.evidence.experiments import FROM_STORE, TABLES, runs, table_files
 
@@ -112,14 +110,6 @@ def test_store_path_is_that_of_the_pipeline():
     from mgr_paper.evidence import experiments, pipeline
     for data in ("synth", "utd-mhad"):
         assert pipeline.store_path(tier_config("smoke", data)) == experiments.store_path(tier_config("smoke", data))
-
-
-@pytest.mark.parametrize("nb", NOTEBOOKS, ids=lambda p: p.stem)
-def test_unknown_parameters_are_refused(nb, tmp_path):
-    with pytest.raises(MgrError, match=f"unknown parameter of {nb.name} 'teir', did you mean 'tier'"): run_notebook(nb, tmp_path/"x.ipynb", teir="smoke")
-    with pytest.raises(MgrError, match="has the wrong type"): run_notebook(nb, tmp_path/"x.ipynb", tier=1)
-    assert not (tmp_path/"x.ipynb").exists()
-    assert {"tier", "data", "records"} <= set(parameters(nb))
 
 
 def test_every_table_has_a_notebook():

@@ -17,7 +17,7 @@ BRANCHES = ("joint", "heatmap", "depth")
 
 
 def ask(*words):
-    return CliRunner().invoke(app, [str(w) for w in words], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, [str(w) for w in words], env={"COLUMNS": "200", "MGR_BATCH": "1"})
 
 
 def refused(done, *named):
@@ -89,7 +89,7 @@ def test_doctor():
 @pytest.mark.parametrize("words,named", [
     (["--branch", "jiont"], "'joint'"), (["--branch", "swin"], "swin"), (["--set", "train.epoch=3"], "train.epoch"), (["--set", "train.epochs=many"], "many"),
     (["--set", "layout=kinect21"], "kinect21"), (["--set", "loss.weights=cube"], "cube"), (["--set", "epochs"], "epochs"), (["--split", "odd-evn"], "odd-evn"),
-    (["--tier", "fast"], "fast"), (["--seed", "one"], "one"), (["--colour", "red"], "--colour")])
+    (["--tier", "fast"], "fast"), (["--seed", "one"], "--seed"), (["--colour", "red"], "--colour")])
 def test_wrong_words(store, tmp_path, words, named):
     given = dict(zip(words[::2], words[1::2]))
     branch = [] if "--branch" in given else ["--branch", "joint"]
@@ -109,7 +109,7 @@ def test_missing_folders(store, runs, tmp_path):
 
 
 def test_unknown_kinds_of_data(tmp_path):
-    for kind in ("smg", "imigue", "utd"): refused(ask("prepare", kind, tmp_path, tmp_path/"x"), kind, "not in this version" if kind == "-" else "version")
+    for kind in ("smg", "imigue", "utd"): refused(ask("prepare", kind, tmp_path, tmp_path/"x"), kind, "in this version")
     refused(ask("prepare", "synth", tmp_path, tmp_path/"x"), tmp_path)
     assert everything(tmp_path) == {}
 
@@ -130,7 +130,7 @@ def test_runs_that_do_not_fit(store, runs, tmp_path):
 
 
 @pytest.mark.parametrize("spoil,named", [
-    (lambda xyz: xyz[..., :0], "empty"), (lambda xyz: xyz*0, "no joint"), (lambda xyz: np.where(np.arange(xyz.shape[2]) == 2, np.nan, xyz), "NaN")],
+    (lambda xyz: xyz[..., :0], "(20, 3, 0)"), (lambda xyz: xyz*0, "no joint"), (lambda xyz: np.where(np.arange(xyz.shape[2]) == 2, np.nan, xyz), "NaN")],
     ids=["empty clip", "no joint", "NaN coordinate"])
 def test_spoiled_recordings(raw, tmp_path, spoil, named):
     shutil.copytree(raw, tmp_path/"raw")

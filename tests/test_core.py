@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def python(code, **env):
-    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **env}, check=True)
+    env = {**os.environ, **env}
+    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, env=env, check=True)
 
 
 def test_streams_and_fingerprints_do_not_depend_on_the_process():
@@ -26,7 +27,8 @@ def test_streams_and_fingerprints_do_not_depend_on_the_process():
 
 
 def test_streams_with_other_names_or_seeds_differ():
-    streams = [rng(*a).integers(0, 2**62) for a in ((0, 'a'), (1, 'a'), (0, 'b'), (0, 'a', 1), (0, 'a', '1', 2), (0,), (0, 'a1'))]
+    names = ((0, 'a'), (1, 'a'), (0, 'b'), (0, 'a', 1), (0, 'a', '1', 2), (0,), (0, 'a1'))
+    streams = [rng(*a).integers(0, 2**62) for a in names]
     assert len(set(streams)) == len(streams)
 
 
@@ -58,7 +60,8 @@ def test_two_writers_at_once_leave_one_whole_file(tmp_path):
 @pytest.mark.parametrize('env,quiet', [({'MGR_BATCH': '1'}, True), ({'IN_TEST': '1'}, True), ({}, False)])
 def test_progress_is_silent_only_in_batches_and_tests(env, quiet):
     base = {'MGR_BATCH': '', 'IN_TEST': '', **env}
-    done = python("from mgr_paper.core import progress; assert list(progress(range(3), 'counting')) == [0, 1, 2]", **base)
+    code = "from mgr_paper.core import progress; assert list(progress(range(3), 'counting')) == [0, 1, 2]"
+    done = python(code, **base)
     assert (done.stderr == '') is quiet and ('counting' in done.stderr) is not quiet
 
 

@@ -13,11 +13,13 @@ from mgr_paper.batch import parameters
 from mgr_paper.config import settings
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(q.startswith(('.', '_')) for q in p.relative_to(ROOT).parts))
+NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb')
+                   if not any(q.startswith(('.', '_')) for q in p.relative_to(ROOT).parts))
 PYPROJECT = tomllib.loads((ROOT/'pyproject.toml').read_text())
-OLD_NBDEV = set('lib_name lib_path version user branch title doc_path doc_host doc_baseurl nbs_path recursive tst_flags author author_email '
-                'copyright git_url description keywords language min_python license status requirements dev_requirements '
-                'console_scripts custom_sidebar cell_number black_formatting jupyter_hooks clean_ids clear_all put_version_in_init'.split())
+OLD_NBDEV = set('lib_name lib_path version user branch title doc_path doc_host doc_baseurl nbs_path recursive '
+                'tst_flags author author_email copyright git_url description keywords language min_python license '
+                'status requirements dev_requirements console_scripts custom_sidebar cell_number black_formatting '
+                'jupyter_hooks clean_ids clear_all put_version_in_init'.split())
 
 
 def ini():
@@ -48,21 +50,24 @@ def test_notebook(path):
     nb = json.loads(path.read_text(encoding='utf-8'))
     assert nb['metadata'] == {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     lines = ''.join(nb['cells'][0]['source']).splitlines()
-    assert lines[0].startswith('# ') and any(l.startswith('> ') for l in lines), 'an H1 and a one-line subtitle come first'
+    assert lines[0].startswith('# ') and any(l.startswith('> ') for l in lines), 'H1 and one-line subtitle come first'
     code = [c for c in nb['cells'] if c['cell_type'] == 'code']
     assert not any(o.get('name') == 'stderr' or o['output_type'] == 'error' for c in code for o in c['outputs'])
     assert not any(re.match(r'\s*(/work|/tmp|/home)/', ''.join(c['source'])) for c in nb['cells'])
-    if 'ablations' in path.parts: assert not any(c['outputs'] for c in code), 'outputs of papermill runs are kept in runs/, not here'
+    if 'ablations' in path.parts: assert not any(c['outputs'] for c in code), 'outputs of runs are kept in runs/'
     else: assert path.stat().st_size < 205_000, 'keep stored outputs small'
-    exported = [l for c in code if (s := ''.join(c['source'])).startswith('#| export') for l in s.splitlines() if l.strip()]
+    exported = [s for c in code if (s := ''.join(c['source'])).startswith('#| export')]
+    exported = [l for s in exported for l in s.splitlines() if l.strip()]
     assert len(exported) <= 300, f'{len(exported)} exported lines: split by idea'
 
 
-def test_readme_is_the_index():
-    assert (ROOT/'README.md').read_text(encoding='utf-8') == runpy.run_path(str(ROOT/'scripts'/'readme.py'))['text']()
+def test_readme_and_sidebar_are_up_to_date():
+    script = runpy.run_path(str(ROOT/'scripts'/'readme.py'))
+    for path, new in {'README.md': script['text'](), 'nbs/sidebar.yml': script['sidebar']()}.items():
+        assert (ROOT/path).read_text(encoding='utf-8') == new, 'run `make readme`'
 
 
-def test_index_and_sidebar_list_every_notebook_in_order():
+def test_index_and_sidebar_list_every_notebook():
     want = [p.relative_to(ROOT/'nbs').as_posix() for p in NOTEBOOKS if p.stem != 'index']
     readme, sidebar = ((ROOT/p).read_text() for p in ('README.md', 'nbs/sidebar.yml'))
     listed = re.findall(r'^\| .*?\| \[\w+\]\(nbs/([\w/]+\.ipynb)\)', readme, re.M)
@@ -82,7 +87,8 @@ def test_lock_pins_every_dependency_as_declared():
         r = Requirement(line)
         assert [s.operator for s in r.specifier] == ['=='], line
         lock[r.name.lower().replace('_', '-')] = next(iter(r.specifier)).version
-        if re.match(r'nvidia-|cuda-|triton', r.name): assert r.marker and not r.marker.evaluate({'sys_platform': 'darwin'}), line
+        if re.match(r'nvidia-|cuda-|triton', r.name):
+            assert r.marker and not r.marker.evaluate({'sys_platform': 'darwin'}), line
     project = PYPROJECT['project']
     for line in [*project['dependencies'], *sum(project['optional-dependencies'].values(), [])]:
         r = Requirement(line)
@@ -91,4 +97,5 @@ def test_lock_pins_every_dependency_as_declared():
 
 def test_make_help_lists_what_the_readme_names():
     targets = set(re.findall(r'^([a-z-]+):.*## ', (ROOT/'Makefile').read_text(), re.M))
-    assert set(re.findall(r'`?make ([a-z-]+)', (ROOT/'README.md').read_text()+(ROOT/'CONTRIBUTING.md').read_text())) <= targets
+    text = (ROOT/'README.md').read_text()+(ROOT/'CONTRIBUTING.md').read_text()
+    assert set(re.findall(r'(?:^|`)make ([a-z-]+)', text, re.M)) <= targets

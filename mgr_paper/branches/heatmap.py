@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .heatmaps import Output, fit_to_grid, render
+from .heatmaps import Output, fit_to_grid, random_crop, render
 from ..config import HeatmapConfig
+from ..core import MgrError
 from ..preprocessing.layouts import Layout
 
 # %% ../../nbs/2_branches/22_heatmap.ipynb #b52da399
@@ -82,7 +83,9 @@ class HeatmapBranch(nn.Module):
         K: int, # classes
     ):
         super().__init__()
-        self.n_frames, self.size, self.sigma = cfg.frames, cfg.size, cfg.sigma
+        if not len(cfg.blocks) == len(cfg.inflate) == len(cfg.temporal_strides):
+            raise MgrError(f"blocks {cfg.blocks}, inflate {cfg.inflate} and temporal_strides {cfg.temporal_strides} differ in length", "give one of each per stage")
+        self.n_frames, self.size, self.sigma, self.crop = cfg.frames, cfg.size, cfg.sigma, cfg.crop
         self.stem = nn.Sequential(FoldedConv(layout.V, cfg.base, cfg.stem, stride=cfg.stem_stride), Norm(cfg.base), nn.ReLU())
         blocks, c = [], cfg.base
         for i, n in enumerate(cfg.blocks):
@@ -94,7 +97,9 @@ class HeatmapBranch(nn.Module):
 
     def volume(self, x: Tensor) -> Tensor: # (N,T,V,3) pixels and confidence -> (N,T,H,W,V)
         "What the network sees of a batch of clips."
-        return render(fit_to_grid(x, self.size, self.size), x[..., 2], self.size, self.size, self.sigma)
+        grid = fit_to_grid(x, self.size, self.size)
+        if self.training: grid = random_crop(grid, self.size, self.size, self.crop)
+        return render(grid, x[..., 2], self.size, self.size, self.sigma)
 
     def forward(self, x: Tensor) -> Output:
         feat = self.stages(self.stem(self.volume(x))).float().mean((1, 2, 3))

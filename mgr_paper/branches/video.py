@@ -69,6 +69,9 @@ def make_backbone(
 ) -> nn.Module: # (N,C,T,H,W) -> (N,K), its last layer called `fc` or `head`
     "The network that a configuration asks for, with random weights."
     choose(cfg.backbone, ("swin", "r2plus1d"), "video backbone")
+    if cfg.backbone == "swin" and len(cfg.depths) != len(cfg.heads):
+        raise MgrError(f"depths {cfg.depths} and heads {cfg.heads} differ in length", "give one of each per stage")
+    if cfg.backbone == "r2plus1d" and len(cfg.blocks) != 4: raise MgrError(f"blocks {cfg.blocks} are not four", "R(2+1)D has four stages")
     if cfg.backbone == "r2plus1d": return R2Plus1D(cfg.base, cfg.blocks, channels, K)
     return SwinTransformer3d(list(cfg.patch), cfg.embed_dim, list(cfg.depths), list(cfg.heads), list(cfg.window), stochastic_depth_prob=cfg.drop_path,
                              num_classes=K, patch_embed=partial(PatchEmbed3d, in_channels=channels))
@@ -87,11 +90,16 @@ def load_pretrained(
     known = get_model_weights(SIZES[key]).__members__
     weights = known[choose(cfg.pretrained, known, f"weights of {SIZES[key]}")]
     try: state = weights.get_state_dict(progress=False, check_hash=True)
-    except OSError as e:
-        raise MgrError(f"weights {cfg.pretrained} of {SIZES[key]} cannot be downloaded ({e})",
+    except (OSError, RuntimeError) as e:  # no network, or a damaged file
+        raise MgrError(f"weights {cfg.pretrained} of {SIZES[key]} cannot be had ({e})",
                        f"put {weights.url.rsplit('/', 1)[1]} into torch's hub cache, or set pretrained to '' to train from scratch") from e
-    own = net.state_dict()
-    net.load_state_dict({k: v if v.shape == own[k].shape else own[k] for k, v in state.items()})
+    classifier, own = ("fc.", "head."), net.state_dict()
+    state = {k: v for k, v in state.items() if not k.startswith(classifier)}
+    counters = "num_batches_tracked"  # older files have none
+    for k, v in own.items():
+        if not k.startswith(classifier) and not k.endswith(counters) and (k not in state or state[k].shape != v.shape):
+            raise MgrError(f"weights {cfg.pretrained} of {SIZES[key]} do not fit {k}", "keep patch and window as published, or set pretrained to ''")
+    net.load_state_dict(own | state)
 
 # %% ../../nbs/2_branches/23_video.ipynb #cb8293d9
 MEAN_STD = {"r2plus1d": ((.43216, .394666, .37645), (.22803, .22145, .216989)), "swin": ((.485, .456, .406), (.229, .224, .225))}  # torchvision

@@ -25,12 +25,12 @@ GROUPS = dict(head='#0072B2', medium='#56B4E9', tail='#E69F00')
 
 def style() -> dict: # matplotlib settings
     "The look of every figure."
-    return {'font.family': 'DejaVu Sans', 'font.size': 9, 'axes.titlesize': 9, 'axes.labelsize': 9,
-            'xtick.labelsize': 8, 'ytick.labelsize': 8, 'legend.fontsize': 8, 'legend.frameon': False, 'axes.titlelocation': 'left',
+    return {'font.family': 'DejaVu Sans', 'font.size': 9, 'axes.titlesize': 9, 'axes.labelsize': 9, 'legend.fontsize': 8,
+            'xtick.labelsize': 8, 'ytick.labelsize': 8, 'legend.frameon': False, 'axes.titlelocation': 'left',
             'lines.linewidth': 1.6, 'lines.markersize': 5, 'axes.linewidth': .7, 'axes.spines.top': False,
             'axes.spines.right': False, 'axes.axisbelow': True, 'axes.grid': False, 'grid.color': '#dddddd',
-            'grid.linewidth': .6, 'figure.facecolor': 'white', 'savefig.facecolor': 'white', 'figure.dpi': 100, 'savefig.dpi': 160,
-            'image.interpolation': 'nearest', 'svg.fonttype': 'path', 'svg.hashsalt': 'mgr_paper'}
+            'grid.linewidth': .6, 'figure.facecolor': 'white', 'savefig.facecolor': 'white', 'figure.dpi': 100,
+            'savefig.dpi': 160, 'image.interpolation': 'nearest', 'svg.fonttype': 'path', 'svg.hashsalt': 'mgr_paper'}
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #4f2be20c
 def caption(

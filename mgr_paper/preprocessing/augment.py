@@ -82,7 +82,9 @@ def augment_joints(
         A = rotation(torch.deg2rad(cfg.rotate_deg*spread(N, 2)), C-1)*(1+cfg.scale*spread(N, 1, 1))
         pos = ((pos-centre).view(N, T*V, C-1) @ A.mT).view(N, T, V, C-1)+centre
     if cfg.shift: pos = pos+cfg.shift*unit*spread(N, 1, 1, C-1)
-    if cfg.jitter: pos = pos+cfg.jitter*unit*torch.randn(pos.shape, generator=generator, device=generator.device).to(x.device)
+    if cfg.jitter:
+        noise = torch.randn(pos.shape, generator=generator, device=generator.device).to(x.device)
+        pos = pos+cfg.jitter*unit*noise
     if cfg.drop:
         keep = draw(N, 1, V, 1) >= cfg.drop
         keep[:, :, [layout.centre, *layout.scale]] = True

@@ -23,8 +23,8 @@ def hand_names(
 # %% ../../nbs/1_preprocessing/10_layouts.ipynb #08110117
 BODY25 = '''Nose Neck RShoulder RElbow RWrist LShoulder LElbow LWrist Hip RHip RKnee RAnkle LHip LKnee LAnkle
     REye LEye REar LEar LBigToe LSmallToe LHeel RBigToe RSmallToe RHeel'''.split()
-HALPE26 = '''Nose LEye REye LEar REar LShoulder RShoulder LElbow RElbow LWrist RWrist LHip RHip LKnee RKnee LAnkle RAnkle
-    Head Neck Hip LBigToe RBigToe LSmallToe RSmallToe LHeel RHeel'''.split()
+HALPE26 = '''Nose LEye REye LEar REar LShoulder RShoulder LElbow RElbow LWrist RWrist LHip RHip LKnee RKnee LAnkle
+    RAnkle Head Neck Hip LBigToe RBigToe LSmallToe RSmallToe LHeel RHeel'''.split()
 FACE70 = '''RJaw0 RJaw1 RJaw2 RJaw3 RJaw4 RJaw5 RJaw6 RJaw7 Chin LJaw7 LJaw6 LJaw5 LJaw4 LJaw3 LJaw2 LJaw1 LJaw0
     RBrow0 RBrow1 RBrow2 RBrow3 RBrow4 LBrow4 LBrow3 LBrow2 LBrow1 LBrow0
     Bridge0 Bridge1 Bridge2 NoseTip RNostril0 RNostril1 NoseBase LNostril1 LNostril0
@@ -41,10 +41,12 @@ JOINTS = dict(openpose137=BODY25+FACE70+HANDS, halpe68=HALPE26+HANDS, upper68=UP
               openpose22=UPPER12+TIPS, kinect20=KINECT20)
 
 # %% ../../nbs/1_preprocessing/10_layouts.ipynb #7d3d54aa
-CHAINS = [c.split() for c in '''Neck Nose *Eye *Ear; Neck Head; Neck *Shoulder *Elbow *Wrist *Hand; Neck Spine Hip *Hip *Knee *Ankle *Heel;
-    *Ankle *BigToe *SmallToe; *Ankle *Foot; Nose Bridge0 Bridge1 Bridge2 NoseTip NoseBase TopLip MouthTop MouthBottom BottomLip Chin;
-    NoseBase *Nostril1 *Nostril0; Bridge0 *Brow4 *Brow3 *Brow2 *Brow1 *Brow0; Bridge0 *Lid3 *Lid2 *Lid1 *Lid0 *Lid5 *Lid4 *Lid3;
-    Bridge0 *Pupil; TopLip *Lip2 *Lip1 *Lip0 *Lip3 *Lip4 BottomLip; MouthTop *Mouth1 *Mouth0 *Mouth2 MouthBottom;
+CHAINS = [c.split() for c in '''Neck Nose *Eye *Ear; Neck Head; Neck *Shoulder *Elbow *Wrist *Hand;
+    Neck Spine Hip *Hip *Knee *Ankle *Heel; *Ankle *BigToe *SmallToe; *Ankle *Foot;
+    Nose Bridge0 Bridge1 Bridge2 NoseTip NoseBase TopLip MouthTop MouthBottom BottomLip Chin
+    NoseBase *Nostril1 *Nostril0;
+    Bridge0 *Brow4 *Brow3 *Brow2 *Brow1 *Brow0; Bridge0 *Lid3 *Lid2 *Lid1 *Lid0 *Lid5 *Lid4 *Lid3; Bridge0 *Pupil;
+    TopLip *Lip2 *Lip1 *Lip0 *Lip3 *Lip4 BottomLip; MouthTop *Mouth1 *Mouth0 *Mouth2 MouthBottom;
     Chin *Jaw7 *Jaw6 *Jaw5 *Jaw4 *Jaw3 *Jaw2 *Jaw1 *Jaw0'''.split(';')]
 CHAINS += [['*Wrist', '*Palm', *(f'*{f}{k}' for k in (1,2,3,4))] for f in ('Thumb','Index','Middle','Ring','Little')]
 
@@ -62,8 +64,9 @@ def _links(
     return edges, [parents[i] for i in range(len(joints))]
 
 # %% ../../nbs/1_preprocessing/10_layouts.ipynb #3640bff5
-PARTS = dict(head='Nose *Eye *Ear Head', torso='Neck *Shoulder Spine Hip *Hip', left_arm='LElbow LWrist', right_arm='RElbow RWrist',
-             left_hand='LHand', right_hand='RHand', legs='*Knee *Ankle *Heel *BigToe *SmallToe *Foot', face='')
+PARTS = dict(head='Nose *Eye *Ear Head', torso='Neck *Shoulder Spine Hip *Hip', left_arm='LElbow LWrist',
+             right_arm='RElbow RWrist', left_hand='LHand', right_hand='RHand',
+             legs='*Knee *Ankle *Heel *BigToe *SmallToe *Foot', face='')
 PARTS = {p: {w.replace('*', s) for w in ws.split() for s in 'LR'} for p, ws in PARTS.items()}
 PARTS['face'] |= set(FACE70); PARTS['left_hand'] |= set(hand_names('L')); PARTS['right_hand'] |= set(hand_names('R'))
 
@@ -94,7 +97,8 @@ def layout(
     edges, parents = _links(joints)
     flip = [(i, at['R'+n[1:]]) for n, i in at.items() if n[0] == 'L' and 'R'+n[1:] in at]
     parts = {p: tuple(i for i, n in enumerate(joints) if n in ns) for p, ns in PARTS.items()}
-    return Layout(name, tuple(joints), tuple(edges), tuple(flip), tuple(parents), at['Neck'], (at['LShoulder'], at['RShoulder']), parts)
+    shoulders = at['LShoulder'], at['RShoulder']
+    return Layout(name, tuple(joints), tuple(edges), tuple(flip), tuple(parents), at['Neck'], shoulders, parts)
 
 # %% ../../nbs/1_preprocessing/10_layouts.ipynb #33736a37
 def flip_permutation(
@@ -128,11 +132,12 @@ def convert(
     "Express joints of one layout in another that knows the same points."
     src, dst = layout(source), layout(target)
     if joints.ndim < 2 or joints.shape[-2] != src.V:
-        raise MgrError(f'joints of shape {joints.shape} are not {source}', f'the last but one axis must hold {src.V} joints')
+        raise MgrError(f'joints of shape {joints.shape} are not {source}', f'give (..., {src.V} joints, channels)')
     derived = {'Head'} if {'Nose','Neck','LEar','REar'} <= set(src.joints) else set()
     lack = [n for n in dst.joints if n not in src.joints and n not in derived]
-    if lack: raise MgrError(f'{source} cannot become {target}: no {", ".join(lack[:4])}{" and more" if len(lack) > 4 else ""}',
-                            'convert from a richer layout, such as openpose137')
+    if lack:
+        lack = ', '.join(lack[:4])+(' and more' if len(lack) > 4 else '')
+        raise MgrError(f'{source} cannot become {target}: no {lack}', 'start from a richer layout, such as openpose137')
     out = joints[..., [src.joints.index(n) if n in src.joints else 0 for n in dst.joints], :]
     if 'Head' in dst.joints and 'Head' not in src.joints: out[..., dst.index('Head'), :] = head_top(joints, src)
     return out
@@ -154,19 +159,21 @@ def hand_distances(
     return own, other
 
 # %% ../../nbs/1_preprocessing/10_layouts.ipynb #1b001b30
-_REST = dict(Nose=(0,-.6), Neck=(0,0), Head=(0,-1.05), Spine=(0,.8), Hip=(0,1.5), Eye=(.1,-.7), Ear=(.21,-.66), Shoulder=(.5,.03),
-    Elbow=(.72,.75), Wrist=(.5,1.25), Hand=(.4,1.45), Palm=(.48,1.3), Knee=(.45,2.3), Ankle=(.42,3.1), Heel=(.4,3.2),
-    BigToe=(.45,3.32), SmallToe=(.55,3.28), Foot=(.45,3.3), Chin=(0,-.33), NoseTip=(0,-.59), NoseBase=(0,-.55), Nostril0=(.05,-.57),
-    Nostril1=(.02,-.56), TopLip=(0,-.5), Lip0=(.09,-.465), Lip1=(.055,-.495), Lip2=(.02,-.505), Lip3=(.055,-.43), Lip4=(.02,-.42),
-    BottomLip=(0,-.42), MouthTop=(0,-.475), MouthBottom=(0,-.45), Mouth0=(.07,-.465), Mouth1=(.035,-.475), Mouth2=(.035,-.45),
-    Pupil=(.1,-.7))
+_REST = dict(Nose=(0,-.6), Neck=(0,0), Head=(0,-1.05), Spine=(0,.8), Hip=(0,1.5), Eye=(.1,-.7), Ear=(.21,-.66),
+    Shoulder=(.5,.03), Elbow=(.72,.75), Wrist=(.5,1.25), Hand=(.4,1.45), Palm=(.48,1.3), Knee=(.45,2.3),
+    Ankle=(.42,3.1), Heel=(.4,3.2),
+    BigToe=(.45,3.32), SmallToe=(.55,3.28), Foot=(.45,3.3), Chin=(0,-.33), NoseTip=(0,-.59), NoseBase=(0,-.55),
+    Nostril0=(.05,-.57), Nostril1=(.02,-.56), TopLip=(0,-.5), Lip0=(.09,-.465), Lip1=(.055,-.495), Lip2=(.02,-.505),
+    Lip3=(.055,-.43),
+    Lip4=(.02,-.42), BottomLip=(0,-.42), MouthTop=(0,-.475), MouthBottom=(0,-.45), Mouth0=(.07,-.465),
+    Mouth1=(.035,-.475), Mouth2=(.035,-.45), Pupil=(.1,-.7))
 _REST |= {f'Bridge{k}': (0,-.7+.035*k) for k in range(3)} | {f'Brow{k}': (.17-.03*k, -.78-.01*(k%4)) for k in range(5)}
 _REST |= {f'Jaw{k}': (.21*np.cos(k*np.pi/16), -.63+.3*np.sin(k*np.pi/16)) for k in range(8)}
 _REST |= {f'Lid{k}': (.1+.04*np.cos(k*np.pi/3), -.7-.02*np.sin(k*np.pi/3)) for k in range(6)}
-for f, angle in dict(Thumb=-60, Index=-15, Middle=0, Ring=12, Little=26).items():   # degrees from straight down, thumb inwards
-    for k in (1,2,3,4):
-        r, a = (.06*k, np.radians(angle)) if f == 'Thumb' else (.12+.05*k, np.radians(angle))
-        _REST[f'{f}{k}'] = (.48+r*np.sin(a), 1.3+r*np.cos(a))
+_FAN = dict(Thumb=(-60,0,.06), Index=(-15,.12,.05), Middle=(0,.12,.05), Ring=(12,.12,.05),
+            Little=(26,.12,.05))  # degrees from straight down; distance of the root from the palm; bone length
+_REST |= {f'{f}{k}': (.48+(r+k*b)*np.sin(np.radians(d)), 1.3+(r+k*b)*np.cos(np.radians(d)))
+          for f, (d, r, b) in _FAN.items() for k in (1,2,3,4)}
 
 def rest_pose(
     layout:Layout, # any
@@ -179,8 +186,8 @@ def rest_pose(
     return np.array([(*place(n), 1) for n in layout.joints], 'float32')
 
 # %% ../../nbs/1_preprocessing/10_layouts.ipynb #73473432
-PART_COLOUR = dict(head='#222222', torso='#666666', left_arm='#1f77b4', left_hand='#17a2c4', right_arm='#d62728', right_hand='#f08030',
-                   legs='#999999', face='#8a6fb0')
+PART_COLOUR = dict(head='#222222', torso='#666666', left_arm='#1f77b4', left_hand='#17a2c4', right_arm='#d62728',
+                   right_hand='#f08030', legs='#999999', face='#8a6fb0')
 
 def draw_skeleton(
     ax, # matplotlib axes; its y axis should point down, as in pictures

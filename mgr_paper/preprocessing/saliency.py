@@ -23,7 +23,7 @@ class SaliencyConfig(Config):
     alpha: float = setting(0.5, 'default', 'weight of the frame difference; 0: joints only', low=0)
     mass: float = setting(0.95, 'default', 'share of the saliency inside the box', low=0.1, high=1)
     margin: float = setting(1.25, 'default', 'growth of the box', low=1)
-    top: float = setting(0.25, 'default', 'share of frames, the liveliest at each place, that make the map of the clip', low=0.01, high=1)
+    top: float = setting(0.25, 'default', 'share of frames, the liveliest at each place, that count', low=0.01, high=1)
     grid: int = setting(96, 'ours', 'cells along the longer side of the map', low=8)
 
 # %% ../../nbs/1_preprocessing/18_saliency.ipynb #248cd8b9
@@ -60,7 +60,8 @@ def _images(
     if frames.ndim != 4 or frames.dtype != np.uint8:
         raise MgrError(f'frames are {frames.dtype} of shape {frames.shape}', 'give uint8 (T,H,W,C)')
     for f in frames:
-        yield [Image.fromarray(f)] if f.shape[-1] == 3 else [Image.fromarray(np.ascontiguousarray(f[..., c])) for c in range(f.shape[-1])]
+        channels = [f] if f.shape[-1] == 3 else np.moveaxis(f, -1, 0)
+        yield [Image.fromarray(np.ascontiguousarray(c)) for c in channels]
 
 def frame_saliency(
     frames:np.ndarray, # (T,H,W,C) uint8
@@ -68,7 +69,8 @@ def frame_saliency(
     sigma:float, # pixels
 ) -> np.ndarray: # (T,h,w)
     "Blurred absolute difference of neighbouring frames above the camera's noise, as a share of 255."
-    small = np.array([np.mean([np.asarray(i.reduce(step).convert('L'), np.float32) for i in ims], 0) for ims in _images(frames)])/255
+    grey = lambda image: np.asarray(image.reduce(step).convert('L'), np.float32)/255
+    small = np.array([np.mean([grey(i) for i in images], 0) for images in _images(frames)])
     out = np.abs(np.diff(small, axis=0, prepend=small[:1]))
     for axis in (1, 2):
         i = np.arange(out.shape[axis], dtype=np.float32)
@@ -138,8 +140,8 @@ def crop_box(
     "The one square of a clip that the video branch sees."
     full = square((0, 0, size[1], size[0]), size)
     if choose(mode, ('saliency', 'person', 'full'), 'crop mode') == 'full': return full
-    wanted = sum((layout.parts[p] for p in ('head', 'left_hand', 'right_hand')), ()) if mode == 'saliency' else range(layout.V)
-    points = joints[:, list(wanted)]
+    parts = ('head', 'left_hand', 'right_hand') if mode == 'saliency' else layout.parts
+    points = joints[:, [i for p in parts for i in layout.parts[p]]]
     points = points[points[..., 2] > 0][:, :2]
     boxes = [(*points.min(0), *points.max(0))] if len(points) else []
     if mode == 'saliency':

@@ -27,7 +27,7 @@ class Clip:
     joints:np.ndarray # (T,V,3) pixels and confidence
     video:np.ndarray|None=None # (T',H,W,C) uint8
     joints3d:np.ndarray|None=None # (T'',V,4) metres and confidence
-    split:str='' # 'train', 'val', 'test', or '' where protocols decide
+    split:str='' # 'train', 'val', 'test', 'seen' (more of the train people), or '' where protocols decide
 
 @dataclass(frozen=True)
 class StoreMeta:
@@ -54,7 +54,8 @@ def _array_fault(
     if kind == 'video':
         if a.ndim != 4 or a.dtype != np.uint8: return f'video is {a.dtype} of shape {a.shape}, not uint8 (T,H,W,C)'
         return '' if a.size else f'empty clip: video of shape {a.shape}'
-    if a.ndim != 3 or a.shape[1:] != (V, KINDS[kind]): return f'{kind} of shape {a.shape}, expected (T,{V},{KINDS[kind]})'
+    C = KINDS[kind]
+    if a.ndim != 3 or a.shape[1:] != (V, C): return f'{kind} of shape {a.shape}, expected (T,{V},{C})'
     if not len(a): return f'empty clip: {kind} has no frame'
     if not np.isfinite(a).all():
         t, v, _ = np.argwhere(~np.isfinite(a))[0]
@@ -66,11 +67,13 @@ def _array_fault(
 class _Stream:
     "A `.npy` file that grows by frames."
     def __init__(self, path:Path, like:np.ndarray):
-        self.file, self.tail, self.dtype, self.n, self.sha = open(path, 'wb'), like.shape[1:], like.dtype, 0, hashlib.sha256()
+        self.tail, self.dtype, self.n = like.shape[1:], like.dtype, 0
+        self.file, self.sha = open(path, 'wb'), hashlib.sha256()
         self._head()
     def _head(self):
         self.file.seek(0)
-        npy.write_array_header_1_0(self.file, dict(descr=npy.dtype_to_descr(self.dtype), fortran_order=False, shape=(self.n, *self.tail)))
+        head = dict(descr=npy.dtype_to_descr(self.dtype), fortran_order=False, shape=(self.n, *self.tail))
+        npy.write_array_header_1_0(self.file, head)
         return self.file.tell()
     def add(self, a:np.ndarray) -> tuple[int,int]: # first frame, number of frames
         data = np.ascontiguousarray(a).data
@@ -90,13 +93,14 @@ def _clip_fault(
     K = len(meta.classes)
     if clip.clip_id in ids: return 'this id is in the store already'
     if not isinstance(clip.y, (int, np.integer)) or not 0 <= clip.y < K: return f'class {clip.y!r} is not in 0..{K-1}'
-    if clip.split not in ('train', 'val', 'test', ''): return f'split {clip.split!r} is none of train, val, test'
+    if clip.split not in ('train', 'val', 'test', 'seen', ''): return f'split {clip.split!r} is none of train, val, test, seen'
     if ('video' in arrays) != (meta.video_kind != 'none'):
         return f"{'a' if 'video' in arrays else 'no'} video in a store of video kind {meta.video_kind!r}"
     fault = next((f for f in (_array_fault(k, a, layout(meta.layout).V) for k, a in arrays.items()) if f), '')
     if fault or not tails: return fault
     if set(arrays) != set(tails): return f'it has {", ".join(arrays)} where the store has {", ".join(tails)}'
-    return next((f'{k} frames of {a.shape[1:]} where the store has {tails[k]}' for k, a in arrays.items() if a.shape[1:] != tails[k]), '')
+    other = [k for k, a in arrays.items() if a.shape[1:] != tails[k]]
+    return f'{other[0]} frames of {arrays[other[0]].shape[1:]} where the store has {tails[other[0]]}' if other else ''
 
 # %% ../../nbs/1_preprocessing/11_store.ipynb #19014e31
 SCHEMA = 1  # raised whenever the files change their meaning
@@ -107,7 +111,8 @@ class StoreWriter:
         path, # folder to make; an older store there is replaced at the end
         meta:StoreMeta, # of the whole store
     ):
-        layout(meta.layout), choose(meta.video_kind, ('rgb', 'depth', 'none'), 'video kind')  # refuse before work is done
+        layout(meta.layout)  # refuse before work is done
+        choose(meta.video_kind, ('rgb', 'depth', 'none'), 'video kind')
         self.path, self.meta, self.streams, self.rows, self.ids = Path(path), meta, {}, [], set()
         if self.path.exists() and not (self.path/'store.json').is_file():
             raise MgrError(f'{self.path} exists and is no clip store', 'choose another folder')
@@ -129,7 +134,8 @@ class StoreWriter:
         data = {k: np.asarray(a, None if k == 'video' else np.float32) for k, a in data.items() if a is not None}
         fault = _clip_fault(clip, data, self.meta, {k: s.tail for k, s in self.streams.items()}, self.ids)
         if fault: raise MgrError(f'clip {clip.clip_id}: {fault}', 'mend or leave out this clip')
-        row = dict(clip_id=clip.clip_id, video_id=clip.video_id, subject_id=str(clip.subject_id), y=int(clip.y), split=clip.split)
+        row = dict(clip_id=clip.clip_id, video_id=clip.video_id, subject_id=str(clip.subject_id))
+        row |= dict(y=int(clip.y), split=clip.split)
         for k, a in data.items():
             if k not in self.streams: self.streams[k] = _Stream(self.tmp/f'{k}.npy', a)
             row[f'{k}_start'], row[f'{k}_frames'] = self.streams[k].add(a)
@@ -139,7 +145,8 @@ class StoreWriter:
         pd.DataFrame(self.rows).to_parquet(self.tmp/'manifest.parquet')
         arrays = {k: dict(shape=[s.n, *s.tail], sha256=s.sha.hexdigest()) for k, s in self.streams.items()}
         said = {k: v for k, v in asdict(self.meta).items() if k != 'source'}
-        info = dict(schema=SCHEMA, fingerprint=fingerprint(SCHEMA, said, self.rows, arrays), meta=asdict(self.meta), arrays=arrays)
+        mark = fingerprint(SCHEMA, said, self.rows, arrays)
+        info = dict(schema=SCHEMA, fingerprint=mark, meta=asdict(self.meta), arrays=arrays)
         (self.tmp/'store.json').write_text(json.dumps(info, indent=1))
 
 # %% ../../nbs/1_preprocessing/11_store.ipynb #6972291b
@@ -173,18 +180,23 @@ class ClipStore:
     ):
         self.path = Path(path)
         try: info = json.loads((self.path/'store.json').read_text())
-        except (OSError, ValueError) as e: raise MgrError(f'no clip store at {self.path}', 'make one with: mgr-paper prepare') from e
-        if info.get('schema') != SCHEMA:
-            raise MgrError(f"{self.path} is a clip store of version {info.get('schema')}, this program reads version {SCHEMA}", 'prepare it again')
+        except (OSError, ValueError) as e:
+            raise MgrError(f'no clip store at {self.path}', 'make one with: mgr-paper prepare') from e
+        if (version := info.get('schema')) != SCHEMA:
+            raise MgrError(f'{self.path} is a clip store of version {version}, this program reads version {SCHEMA}',
+                           'prepare it again')
         self.meta = StoreMeta(**{**info['meta'], 'classes': tuple(info['meta']['classes'])})
         self.fingerprint, self.manifest = info['fingerprint'], pd.read_parquet(self.path/'manifest.parquet')
         self.arrays = {k: _mapped(self.path/f'{k}.npy', v['shape']) for k, v in info['arrays'].items()}
         self.n, self.K, self.layout = len(self.manifest), len(self.meta.classes), layout(self.meta.layout)
-        self.y, self.subjects, self.videos, self.clip_ids = (self.manifest[c].to_numpy() for c in ('y', 'subject_id', 'video_id', 'clip_id'))
+        columns = ('y', 'subject_id', 'video_id', 'clip_id')
+        self.y, self.subjects, self.videos, self.clip_ids = (self.manifest[c].to_numpy() for c in columns)
         self.spans = {k: self.manifest[[f'{k}_start', f'{k}_frames']].to_numpy() for k in self.arrays}
     def __reduce__(self): return ClipStore, (self.path,)  # a worker process maps the files itself
     def __len__(self): return self.n
-    def __repr__(self): return f"{self.meta.name}: {self.n} clips, {self.K} classes, {len(set(self.subjects))} people, {', '.join(self.arrays)}"
+    def __repr__(self):
+        people, kinds = len(set(self.subjects)), ', '.join(self.arrays)
+        return f'{self.meta.name}: {self.n} clips, {self.K} classes, {people} people, {kinds}'
     def lengths(self, kind:str='joints') -> np.ndarray: # (N,) frames of each clip
         if kind not in self.arrays: raise MgrError(f'{self.path} holds no {kind}', f'it holds {", ".join(self.arrays)}')
         return self.spans[kind][:, 1]
@@ -221,7 +233,8 @@ class Split:
         "Refuse an empty side and a person on two sides."
         people = {k: set(store.subjects[getattr(self, k)]) for k in ('source', 'val', 'target')}
         for k in ('source', 'target'):
-            if not people[k]: raise MgrError(f'split {self.name} has no {k} clips', 'look at the subjects and splits of the store')
+            if not people[k]: raise MgrError(f'split {self.name} has no {k} clips', 'look at the subjects of the store')
         for a, b in (('source','val'), ('source','target'), ('val','target')):
-            if both := people[a] & people[b]: raise MgrError(f'split {self.name}: subject {min(both)} is in {a} and {b}', 'keep people apart')
+            if both := people[a] & people[b]:
+                raise MgrError(f'split {self.name}: subject {min(both)} is in {a} and {b}', 'keep people apart')
         return self

@@ -132,6 +132,9 @@ def read_trial(
 ) -> tuple[np.ndarray, np.ndarray, int]: # xyz (T,20,3) metres, depth (T,H,W) uint16 mm, depth frames as stored
     "Joints and depth of one recording, frame by frame together."
     xyz = read_mat(trial.skeleton, 'd_skel', lambda s: len(s) == 3 and s[:2] == (20, 3) and s[2] > 0).transpose(2, 0, 1)
+    if not np.isfinite(xyz).all():
+        t, v, _ = np.argwhere(~np.isfinite(xyz))[0]
+        raise MgrError(f'{trial.skeleton.name} has a NaN or infinite coordinate, first at frame {t}, joint {v}', 'mend or leave out this recording')
     depth = read_mat(trial.depth, 'd_depth', lambda s: len(s) == 3 and min(s) > 0).transpose(2, 0, 1)
     near = np.linspace(0, len(depth)-1, len(xyz)).round().astype(int)
     return xyz, depth[near] if len(near) != len(depth) else depth, len(depth)
