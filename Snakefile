@@ -40,15 +40,12 @@ def given(**parameters):
     return " ".join(f"-p {name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in parameters.items())
 
 
-def settings_of(split, long_tail):
-    return fingerprint(to_dict(tier_config(TIER, DATA, {"split": split, "long_tail": long_tail})))
-
-
 STORE = store_path(CFG)
 try:
     RAW = "-" if DATA == "synth" else data_root(DATA)
 except MgrError:
     RAW = None  # without the raw data a store that exists is taken as it is
+STORE_OPTIONS = f"--tier {TIER}" if DATA == "synth" else ""  # tiers that share a store share its rule's parameters too
 HAVE_STORE = RAW is not None or (STORE/"store.json").exists()
 RUNS = [] if FIGURES_ONLY else runs(TIER, DATA)
 if FIGURES_ONLY:
@@ -56,7 +53,7 @@ if FIGURES_ONLY:
     if not RECORDS: raise MgrError(f"no records of {DATA} in {settings().figures/TIER/'records'}", "leave out --only figures to make them")
 else:
     RECORDS = [near(p) for run in RUNS for p in graph.outputs(run, TIER) if p.suffix in (".json", ".npz")]
-SETTINGS = {s: settings_of(*s) for s in {(run.split, run.long_tail) for run in RUNS}}
+SETTINGS = {s: tier_config(TIER, DATA, {"split": s[0], "long_tail": s[1]}) for s in {(run.split, run.long_tail) for run in RUNS}}
 CHOSEN = [name for name in TABLES if name in only or not set(only) - {"figures"}]
 CHOSEN = [name for name in CHOSEN if HAVE_STORE or name not in FROM_STORE]
 
@@ -73,11 +70,11 @@ if RAW is not None:
         output: near(STORE/"store.json")
         log: near(STORE.with_suffix(".log"))
         params:
-            raw=str(RAW), store=near(STORE), options=f"--tier {TIER}" if DATA == "synth" else "",
+            raw=str(RAW), store=near(STORE),
             config=fingerprint(to_dict(CFG.synth)) if DATA == "synth" else ""
         resources: mem_mb=3000, runtime=60
         # the folder goes first: a store is written whole or not at all, and never into the remains of another
-        shell: "rm -rf {params.store:q} && {MGR} prepare {DATA} {params.raw:q} {params.store:q} {params.options} > {log:q}"
+        shell: "rm -rf {params.store:q} && {MGR} prepare {DATA} {params.raw:q} {params.store:q} {STORE_OPTIONS} > {log:q}"
 
 
 for run in RUNS:
@@ -91,7 +88,7 @@ for run in RUNS:
         params:
             given=given(kind=run.kind, data=run.data, split=run.split, long_tail=run.long_tail, seed=run.seed, what=run.what, tier=TIER),
             work=" ".join(f"--unfinished {near(p)}" for p in graph.unfinished(run, TIER)),
-            config=SETTINGS[run.split, run.long_tail]
+            config=graph.decisive(run, SETTINGS[run.split, run.long_tail])
         threads: THREADS
         resources: **TRAINING
         shell: "{MGR} notebook {input.nb:q} {log.notebook:q} {input:q} {params.given} {params.work} --config {params.config}"

@@ -80,6 +80,12 @@ def test_a_failed_step_is_named_and_the_rest_goes_on(clone):
     assert "x.json is not a record" in out and not list(clone.glob("figures/smoke/utd-mhad/*"))
 
 
+def test_two_calls_do_not_make_the_same_files(clone):
+    with graph.alone(clone/"runs"/"smoke"/"logs"/"smoke-synth.lock"):
+        code, out, err = reproduce(clone, "--tier", "smoke", "--data", "synth")
+    assert code == 2 and "another reproduce is at work on smoke-synth" in err and not (clone/"figures").exists()
+
+
 @pytest.mark.parametrize("words,named", [
     (["--tier", "quikc"], "quikc"), (["--data", "utd"], "utd"), (["--data", "imigue"], "imigue"), (["--tier", "paper", "--data", "synth"], "plan paper synth"),
     (["--only", "f99"], "f99"), (["--profile", "pbs"], "pbs"), (["--jobs", "0"], "jobs = 0"), (["--data", "utd-mhad", "--root", "nowhere"], "nowhere"),
@@ -110,6 +116,15 @@ def test_store_path_is_that_of_the_pipeline():
     from mgr_paper.evidence import experiments, pipeline
     for data in ("synth", "utd-mhad"):
         assert pipeline.store_path(tier_config("smoke", data)) == experiments.store_path(tier_config("smoke", data))
+
+
+def test_settings_of_others_do_not_repeat_a_run():
+    "A utd-mhad run does not depend on the simulated data's settings, nor a source run on those of adaptation."
+    from mgr_paper.config import tier_config
+    for r in runs("smoke", "utd-mhad"):
+        key = lambda changes: graph.decisive(r, tier_config("smoke", "utd-mhad", changes))
+        assert key({"synth.contrast": 3.}) == key({"train.swin.lr": .5}) == key({})
+        assert (key({"cmpl.cap": 2.}) != key({})) == (r.kind == "adapt") and key({"loss.weights": "none"}) != key({})
 
 
 def test_every_table_has_a_notebook():

@@ -108,11 +108,14 @@ def normalise(
     x: Tensor, # (N,T,H,W,C) uint8
     backbone: str,
     kind: str, # 'rgb' or 'depth'
-) -> Tensor: # (N,3,T,H,W) float
+    motion: bool = False, # RGB: add the change since the frame before, three more channels
+) -> Tensor: # (N,3 or 6,T,H,W) float
     "Network input from stored pictures."
     if kind == "rgb":
         mean, std = (torch.tensor(v, device=x.device) for v in MEAN_STD[backbone])
-        return ((x.float()/255 - mean)/std).permute(0, 4, 1, 2, 3)
+        x = (x.float()/255 - mean)/std
+        if motion: x = torch.cat([x, 2*torch.diff(x, dim=1, prepend=x[:, :1])], -1)
+        return x.permute(0, 4, 1, 2, 3)
     depth, mask = (x[..., 0].float() - 128)/64, x[..., 1].float()/255
     depth = depth*mask
     change = torch.diff(depth, dim=1, prepend=depth[:, :1])
@@ -131,8 +134,9 @@ class VideoBranch(nn.Module):
         super().__init__()
         if channels != (need := 3 if cfg.kind == "rgb" else 2):
             raise MgrError(f"{cfg.kind} pictures have {need} channels, the store has {channels}", "choose the branch that fits the store")
-        self.n_frames, self.size, self.backbone, self.kind = cfg.frames, cfg.size, cfg.backbone, cfg.kind
-        self.net = make_backbone(cfg, 3, K)
+        self.n_frames, self.size, self.backbone, self.kind, self.motion = cfg.frames, cfg.size, cfg.backbone, cfg.kind, cfg.motion
+        if cfg.motion and (cfg.pretrained or cfg.kind == "depth"): raise MgrError("motion channels are for RGB without pretrained weights", "set motion to False")
+        self.net = make_backbone(cfg, 6 if cfg.motion else 3, K)
         if cfg.pretrained: load_pretrained(self.net, cfg)
         last = "fc" if cfg.backbone == "r2plus1d" else "head"
         self.D = getattr(self.net, last).in_features
@@ -141,7 +145,7 @@ class VideoBranch(nn.Module):
         self.dropout, self.classifier = nn.Dropout(cfg.dropout), nn.Linear(self.D, K)
 
     def forward(self, x: Tensor) -> Output:
-        x = normalise(x, self.backbone, self.kind)
+        x = normalise(x, self.backbone, self.kind, self.motion)
         if x.shape[-1] != self.size or x.shape[-2] != self.size:
             x = F.interpolate(x.transpose(1, 2).flatten(0, 1), (self.size, self.size), mode="bilinear", antialias=True).unflatten(0, (len(x), -1)).transpose(1, 2)
         feat = self.net(x.contiguous(memory_format=torch.channels_last_3d)).float()

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['LIBRARY', 'BRANCH_PARTS', 'DISK_GB', 'KINDS', 'folders', 'identifier', 'rule_name', 'executed', 'outputs', 'needs',
-           'modules', 'store_modules', 'table_modules', 'unfinished', 'forget_stale', 'run_step', 'check_request',
-           'snakemake_command', 'Watch', 'readable', 'clock', 'follow', 'report', 'reproduce']
+           'modules', 'decisive', 'store_modules', 'table_modules', 'unfinished', 'forget_stale', 'run_step',
+           'check_request', 'snakemake_command', 'alone', 'Watch', 'readable', 'clock', 'follow', 'report', 'call',
+           'reproduce']
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #f1be40f4
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 from importlib.resources import files
@@ -25,7 +28,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..config import TIERS, data_root, settings, tier_config, to_dict
+from ..config import RunConfig, TIERS, data_root, settings, tier_config, to_dict
 from ..core import MgrError, atomic_path, choose, fingerprint, root as project
 from .experiments import DATA, FROM_STORE, TABLES, Run, runs, store_path, table_files
 
@@ -89,6 +92,15 @@ def modules(
     if run.data == "utd-mhad": parts.add("preprocessing/utd_mhad")  # its protocol decides who is in the source
     if run.kind == "adapt": parts |= {"adaptation/cmpl", "adaptation/adapt"}
     return [LIBRARY/f"{p}.py" for p in sorted(parts)] + [LIBRARY/"losses"/"phrases.npz"]
+
+def decisive(
+    run: Run,
+    cfg: RunConfig, # of its tier, data set and split
+) -> str: # fingerprint
+    "The settings that decide a run's numbers; those of other networks do not, and those of the clips show in the store."
+    d, branches = to_dict(cfg), DATA[run.data].branches if run.kind == "adapt" else (run.what,)
+    keys = ("data", "split", "long_tail", "layout", "augment", "loss", *branches) + (("cmpl", "fusion") if run.kind == "adapt" else ())
+    return fingerprint({k: d[k] for k in keys}, {b: d["train"][b] for b in branches})
 
 def store_modules(
     data: str,
@@ -183,9 +195,21 @@ def snakemake_command(
 ) -> list[str]:
     "How Snakemake is called."
     at_once = ["--cores", str(jobs*settings().threads)] if profile == "local" else ["--jobs", str(jobs)]
-    words = [sys.executable, "-m", "snakemake", "--snakefile", str(project()/"Snakefile"), "--directory", str(project()), "--nocolor",
+    words = [sys.executable, "-m", "snakemake", "--snakefile", str(project()/"Snakefile"), "--directory", str(project()), "--nocolor", "--nolock",
              "--workflow-profile", str(project()/"profiles"/profile), *at_once, "--config", f"tier={tier}", f"data={data}"]
     return words + ([f"only={','.join(only)}"] if only else []) + (["--dry-run"] if dry_run else [])
+
+# %% ../../nbs/7_evidence/76_reproduce.ipynb #d795cf96
+@contextmanager
+def alone(
+    path: Path, # of the lock
+):  # yields the lock's file number, for a child process to share
+    "Hold a lock that ends with the process, or say that somebody else holds it."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError: raise MgrError(f"another reproduce is at work on {path.stem.lstrip('.')}", "wait for it to end") from None
+        yield file.fileno()
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #222444fd
 KINDS = ("store", "heldout", "source", "adapt", "table") # of steps, in order
@@ -193,7 +217,7 @@ KINDS = ("store", "heldout", "source", "adapt", "table") # of steps, in order
 class Watch:
     "Reads Snakemake's lines and remembers what matters."
     def __init__(self):
-        self.done, self.total, self.failed, self.errors, self.counts, self.locked = 0, 0, [], [], Counter(), False
+        self.done, self.total, self.failed, self.errors, self.counts = 0, 0, [], [], Counter()
 
     def read(self,
         line: str, # of Snakemake's output
@@ -205,7 +229,6 @@ class Watch:
         elif m := re.match(rf"({'|'.join(KINDS)})__\w*\s+(\d+)\s*$", line): self.counts[m[1]] += int(m[2])
         elif m := re.match(r"Error in rule (\w+)", line): self.failed += [m[1]] if m[1] not in self.failed else []
         elif line.startswith("error: "): self.errors.append(line.removeprefix("error: ").strip())
-        elif "LockException" in line: self.locked = True
         elif m := re.match(r"Finished jobid: \d+ \(Rule: (\w+)\)", line): return m[1] if m[1] != "all" else ""
         return ""
 
@@ -251,10 +274,9 @@ def report(
     code: int, # of Snakemake
     log: Path,
     console: Console,
-) -> int: # exit code
+) -> int: # the same code
     "Say what failed and why."
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
-    if watch.locked: raise MgrError("another reproduce is at work on the same files", "wait for it; after a crash, run: snakemake --unlock --cores 1")
     for rule in watch.failed: say(f"failed: {readable(rule)}")
     for line in dict.fromkeys(watch.errors): say(f"  {line}")
     if code and not watch.failed:  # the graph itself is at fault: show Snakemake's words from the first exception on
@@ -262,6 +284,22 @@ def report(
         say("\n".join(lines[next((i for i, line in enumerate(lines) if re.match(r"\w*(Error|Exception)", line)), -12):]))
     if code: say(f"Not everything was made. What is done is kept: the same command goes on from here. All that was said: {log}")
     return code
+
+def call(
+    command: list[str], # Snakemake's
+    env: dict,
+    log: Path,
+    lock: Path,
+    console: Console,
+) -> tuple[Watch, int]: # what was seen, Snakemake's exit code
+    "Run Snakemake with its words in a log and its progress on the console."
+    with alone(lock) as held, open(log, "w") as raw, subprocess.Popen(command, env=env, text=True, errors="replace", pass_fds=(held,),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try: watch = follow(process.stdout, raw, console)
+        except KeyboardInterrupt:  # Snakemake got it too and stops its runs
+            process.wait()
+            raise MgrError("interrupted", "the same command goes on from here") from None
+    return watch, process.returncode
 
 def reproduce(
     tier: str, # smoke, quick, bench or paper
@@ -279,21 +317,15 @@ def reproduce(
     start, console = time.monotonic(), Console()
     env = os.environ | {"MGR_ROOT": str(project()), "OMP_NUM_THREADS": str(settings().threads), "PYTHONUNBUFFERED": "1"}
     if folder: env[f"MGR_{data.split('-')[0].upper()}_ROOT"] = str(Path(folder).expanduser().resolve())
-    log = settings().runs/tier/"logs"/f"{data}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w") as raw, subprocess.Popen(snakemake_command(tier, data, tuple(only), profile, jobs, dry_run), env=env, text=True, errors="replace",
-                                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL) as process:
-        try: watch = follow(process.stdout, raw, console)
-        except KeyboardInterrupt:  # Snakemake got it too and stops its runs
-            process.wait()
-            raise MgrError("interrupted", "the same command goes on from here") from None
-    code = report(watch, process.returncode, log, console)
+    logs, name = folders()[1]/tier/"logs", f"{data}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    lock = logs/(f"{name}.lock" if dry_run else f"{tier}-{data}.lock")  # counting disturbs nobody
+    watch, code = call(snakemake_command(tier, data, tuple(only), profile, jobs, dry_run), env, logs/f"{name}.log", lock, console)
+    if report(watch, code, logs/f"{name}.log", console): return code
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
-    if code: return code
     if dry_run:
         say(", ".join(f"{watch.counts[k]} {k}" for k in KINDS if watch.counts[k]) + " would run." if watch.counts else "Nothing would run: all is up to date.")
-        return code
+        return 0
     if not watch.total: say("Nothing to do: all is up to date.")
     say(f"Tables and figures: {settings().figures/tier/data}   Records: {settings().figures/tier/'records'/data}")
     say(f"{clock(time.monotonic() - start)} in all.")
-    return code
+    return 0

@@ -74,13 +74,13 @@ def person(
     clasped = r.random() < .35
     rest = np.tile([r.uniform(.07, .17), r.uniform(.30, .42), r.uniform(.2, .33)], (2, 1))+r.normal(size=(2, 3))*[.03, .02, .03]
     if clasped: rest[:, 0] = .02
-    posture = g*r.normal(size=13)*[.13, .17, .08, .015, .06, .13, .05, 0, 0, 0, 0, 0, 0]
-    camera = np.array([690, 0, 0, 0, 0, 0, 2.2])+r.normal(size=7)*[60*g, 50, 20, .2*g, .04*g, .08*g, .2]
-    idle = np.exp(r.normal(size=7)*.5*g)*[.040, .013, .004, .5, .8, .017, .0012]
-    tics = g*r.normal(size=(2, 13))*[.10, .10, .06, .018, .035, .06, .045, .006, .011, .011, .9, 0, 0]
+    posture = g*r.normal(size=13)*[.19, .25, .12, .02, .09, .18, .07, 0, 0, 0, 0, 0, 0]
+    camera = np.array([690, 0, 0, 0, 0, 0, 2.2])+r.normal(size=7)*[80*g, 50, 20, .28*g, .05*g, .11*g, .2]
+    idle = np.exp(r.normal(size=7)*.6*g)*[.030, .009, .0025, .35, .8, .013, .0010]
+    tics = g*r.normal(size=(2, 13))*[.12, .12, .07, .018, .035, .06, .04, .005, .007, .007, .8, 0, 0]
     tics *= r.random((2, 13)) < .35
-    return Person(size, rest, posture, camera, idle, tics, np.exp(r.normal()*.25*g), np.exp(r.normal()*.2*g), float(r.beta(.6, .6)),
-                  np.exp(r.normal()*.3), np.exp(r.normal()*.5), np.exp(r.normal(size=K)*.8*g))
+    return Person(size, rest, posture, camera, idle, tics, np.exp(.38*g*r.normal()), np.exp(.28*g*r.normal()), float(r.beta(.6, .6)),
+                  np.exp(r.normal()*.3), np.exp(r.normal()*.5), np.exp(.8*g*r.normal(size=K)))
 
 # %% ../../nbs/1_preprocessing/12_synth.ipynb #3c6c59e8
 class Habit(NamedTuple):
@@ -103,10 +103,10 @@ def habit(
 ) -> Habit:
     "Draw a person's way of doing a class."
     r, g, who = rng(cfg.seed, 'habit', name, y), cfg.style, person(cfg, name)
-    extra = g*r.normal(size=13)*[.09, .11, .07, .012, .035, .06, .03, .005, .006, .006, .15, 0, 0]
-    left = float(np.clip(who.left+.3*g*r.normal(), .05, .95))
-    return Habit(np.exp(.32*g*r.normal()), np.exp(.4*g*r.normal()), left, r.random(), .036*g*r.normal(size=3),
-                 .09*g*r.normal(size=3), extra, np.exp(r.normal(size=5)*[.6, .4, .3, .4, .2]*g), .25*g*r.normal(size=5))
+    extra = g*r.normal(size=13)*[.17, .20, .13, .022, .065, .11, .055, .009, .011, .011, .3, 0, 0]
+    left = float(np.clip(who.left+.5*g*r.normal(), .05, .95))
+    return Habit(np.exp(.5*g*r.normal()), np.exp(.6*g*r.normal()), left, r.random(), .06*g*r.normal(size=3),
+                 .14*g*r.normal(size=3), extra, np.exp(r.normal(size=5)*[.9, .6, .4, .6, .3]*g), .4*g*r.normal(size=5))
 
 # %% ../../nbs/1_preprocessing/12_synth.ipynb #ae0b586b
 class Plan(NamedTuple):

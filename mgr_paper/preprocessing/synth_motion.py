@@ -60,7 +60,7 @@ class Move(NamedTuple):
 # %% ../../nbs/1_preprocessing/12b_synth_motion.ipynb #a3cb6f8d
 MOVES = {
     'turtle neck': Move(body=dict(forward=.06, pitch=-.10, left=.012, right=.012)),
-    'deep breath': Move(body=dict(breath=2.6, rise=.010, left=.010, right=.010, lean=-.03)),
+    'deep breath': Move(body=dict(breath=3.2, rise=.018, left=.018, right=.018, lean=-.07, pitch=-.06)),
     'touch hat': Move('one', 'brow', 'pinch', (.012, .006, 0), 1.5, dict(pitch=.05), prop='hat'),
     'touch face': Move('one', 'cheek', 'flat', (0, .012, 0), 1.2, dict(roll=.06)),
     'touch forehead': Move('one', 'brow', 'pinch', (.012, .006, 0), 1.5, dict(pitch=.05)),
@@ -78,8 +78,8 @@ MOVES = {
     'fold arm': Move('both', 'fold', 'flat', body=dict(lean=-.02), course='go'),
     'tidy sleeve': Move('one', 'sleeve', 'pinch', (.03, .02, 0), 1.6, dict(pitch=.08), prop='sleeve'),
     'put arm back': Move('both', 'behind', body=dict(lean=-.03), course='go'),
-    'move torso': Move(body=dict(twist=.10, tilt=.07, lean=.03), course='go'),
-    'sit straight': Move(body=dict(rise=.028, lean=-.08, pitch=-.04), course='go'),
+    'move torso': Move(body=dict(twist=.20, tilt=.13, lean=.07), course='go'),
+    'sit straight': Move(body=dict(rise=.04, lean=-.12, pitch=-.06), course='go'),
     'scratch arm': Move('one', 'sleeve', 'pinch', (.03, .02, 0), 1.6, dict(pitch=.08)),
     'rub hand': Move('both', 'together', 'rub'),
     'cross finger': Move('both', 'together', 'lace'),
@@ -87,9 +87,9 @@ MOVES = {
     'play things': Move('both', 'together', 'rub', prop='object'),
     'withdraw arms': Move('both', 'near', body=dict(lean=-.03), course='go'),
     'head up': Move(body=dict(pitch=-.24)),
-    'bit lip': Move(body=dict(press=1., pitch=.02)),
+    'bit lip': Move(body=dict(press=1., pitch=.09)),
     'arm akimbo': Move('both', 'hip', 'fist', course='go'),
-    'shake shoulder': Move(body=dict(left=.026, right=.026), course='pulse'),
+    'shake shoulder': Move(body=dict(left=.038, right=.038), course='pulse'),
     'illustrative': Move('free', 'air', 'flat', (.05, .05, .03), 1.4, dict(talk=.7, pitch=.04, yaw=.05))}
 
 # %% ../../nbs/1_preprocessing/12b_synth_motion.ipynb #f5b8e0aa

@@ -74,13 +74,13 @@ def look(
     pick = lambda low, high, s: np.clip(r.uniform(low, high)*(1+s*r.uniform(-.5, .5, 3)), 8, 245)
     tone, suit = r.random(), r.random() < .5
     skin = np.array([236, 190, 160])*(1-tone)+np.array([112, 74, 52])*tone+r.normal(size=3)*5
-    coat = np.clip((pick(25, 90, .5) if suit else pick(40, 220, .8))+v.normal(size=3)*14, 5, 250)
+    coat = np.clip((pick(25, 90, .5) if suit else pick(40, 220, .8))+v.normal(size=3)*30, 5, 250)
     sleeve = .93 if suit else float(r.choice([.92, .3, 0], p=[.7, .2, .1]))
     return Look(skin, pick(15, 110, .5), skin*.55+np.array([150, 40, 50])*.45, coat, pick(170, 245, .15), pick(40, 190, 1.4),
                 pick(30, 220, .8), pick(60, 250, 1.6), coat*.9 if suit else pick(25, 110, .4), sleeve, suit,
-                r.random() < (.6 if suit else .15), r.random() < .2, r.random() < .3, r.random() < .25, backdrop(r),
-                np.exp(.28*g*r.normal()+.06*v.normal()), np.exp(g*(.12*r.normal(size=3)+.02*v.normal(size=3))),
-                .35*g*r.normal(size=2), 5*np.exp(.35*r.normal()))
+                r.random() < (.6 if suit else .15), r.random() < .2, r.random() < .3, r.random() < .25, backdrop(v),
+                np.exp(.15*g*r.normal()+.10*v.normal()), np.exp(g*(.05*r.normal(size=3)+.03*v.normal(size=3))),
+                .15*g*r.normal(size=2)+.1*v.normal(size=2), 5*np.exp(.35*r.normal()))
 
 # %% ../../nbs/1_preprocessing/18b_synth_video.ipynb #d6f9df05
 class Pen:
@@ -240,7 +240,7 @@ def make_clip(
     row, mo = plan(cfg)[i], motion(cfg, i)
     J, face = estimate(cfg, i, mo), look(cfg, row.subject, row.video)
     frames = np.stack([np.asarray(draw(mo, face, t)) for t in range(0, len(J), STRIDE)])
-    box = crop_box(view(J[::STRIDE]), frames, layout('openpose137'), (H, W), SaliencyConfig(grid=64))
+    box = crop_box(view(J[::STRIDE]), frames, layout('openpose137'), (H, W), SaliencyConfig(grid=64, margin=1.05))
     video = develop(crop_frames(frames, box, cfg.size), face, rng(cfg.seed, 'sensor', i), cfg.noise, grain(cfg.seed))
     return Clip(f'{row.video}_{i:04d}', row.video, row.subject, row.y, J, video, split=row.split)
 
