@@ -106,9 +106,11 @@ def adapt(
         seconds = {}
         for name, net in nets.items():
             path, started = folder/f"r{r}"/f"{name}.safetensors", time.perf_counter()
-            if path.exists(): net.load_state_dict(load_tensors(path)[0])
-            else:
+            if not path.exists():
                 student(net, name, store, source, unlabelled, labels[name], cfg, r, seed, state=path.with_suffix(".state"))
-                save_tensors(path, net.state_dict(), {"branch": name, "method": method, "round": r, "config": to_dict(cfg)})
-            seconds[name] = time.perf_counter() - started
+                save_tensors(path, net.state_dict(), {"branch": name, "method": method, "round": r, "config": to_dict(cfg),
+                                                      "seconds": time.perf_counter() - started})
+            tensors, about = load_tensors(path)
+            net.load_state_dict(tensors)
+            seconds[name] = about["seconds"]
         yield Round(r, labels, {k: diagnose(v, y_true, prior) for k, v in labels.items() if v is not None}, seconds)
