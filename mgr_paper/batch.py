@@ -53,10 +53,14 @@ def run_notebook(
     import papermill
     logging.getLogger('papermill').setLevel(logging.ERROR)  # its own reader of parameters misses typed ones and warns
     executed.parent.mkdir(parents=True, exist_ok=True)
+    before = dict(os.environ)
     os.environ |= dict(MGR_BATCH='1', MGR_ROOT=str(root()))  # the kernel inherits them: no bars, the same root
     try: papermill.execute_notebook(path, executed, parameters=given, kernel_name='python3', cwd=root(),
             progress_bar=False, execution_timeout=timeout, extra_arguments=['--log-level=ERROR'])
     except papermill.PapermillExecutionError as e:
         if e.ename == 'MgrError': raise MgrError(e.evalue) from None
         raise
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
     return executed

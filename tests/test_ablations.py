@@ -19,25 +19,31 @@ by_name = pytest.mark.parametrize('name', NOTEBOOKS)
 @pytest.fixture(scope='session')
 def clone(tmp_path_factory):
     "A project folder without results that shares the notebooks of this one."
+    folder = tmp_path_factory.mktemp('clone')
+    for name in ('settings.ini', 'nbs', 'Snakefile', 'profiles'): (folder/name).symlink_to(ROOT/name)
+    return folder
+
+
+def run(clone, name, log, **given):
+    "Run a notebook as if the project were in `clone`."
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp('clone')
-        for name in ('settings.ini', 'nbs', 'Snakefile', 'profiles'): (folder/name).symlink_to(ROOT/name)
-        patch.setenv('MGR_ROOT', str(folder)); patch.setenv('OMP_NUM_THREADS', '1')
-        yield folder
+        patch.setenv('MGR_ROOT', str(clone))
+        patch.setenv('OMP_NUM_THREADS', '1')
+        return run_notebook(NOTEBOOKS[name], log, timeout=300, **given)
 
 
-def make(clone, name, run, records, **changes):
+def make(clone, name, cell, records, **changes):
     "Run a maker for one run of the plan, with its records in a folder of their own."
-    given = {k: getattr(run, k) for k in ('kind', 'data', 'split', 'long_tail', 'seed', 'what')} | {'tier': 'smoke'}
+    given = {k: getattr(cell, k) for k in ('kind', 'data', 'split', 'long_tail', 'seed', 'what')} | {'tier': 'smoke'}
     given |= dict(records=str(records), work=str(records/'work')) | changes
-    log = clone/'logs'/records.name/f'{name}-{run.kind}-{run.what}-{given["seed"]}.ipynb'
-    return run_notebook(NOTEBOOKS[name], log, timeout=300, **given)
+    log = clone/'logs'/records.name/f'{name}-{cell.kind}-{cell.what}-{given["seed"]}.ipynb'
+    return run(clone, name, log, **given)
 
 
 @pytest.fixture(scope='session')
 def records(clone):
     "All records of the smoke plan on the simulated benchmark."
-    for run in runs('smoke', 'synth'): make(clone, MAKERS[0], run, clone/'records')
+    for cell in runs('smoke', 'synth'): make(clone, MAKERS[0], cell, clone/'records')
     return clone/'records'
 
 
@@ -62,14 +68,14 @@ def test_unknown_or_misspelt_parameters_are_refused(name, tmp_path):
 @by_name
 def test_a_wrong_value_is_one_clear_line(name, clone, tmp_path):
     with pytest.raises(MgrError, match='kwick') as e:
-        run_notebook(NOTEBOOKS[name], tmp_path/'log.ipynb', tier='kwick', data='synth')
+        run(clone, name, tmp_path/'log.ipynb', tier='kwick', data='synth')
     assert '\n' not in str(e.value)
 
 
 def test_smoke_plan_fills_the_records(records):
     "Each run of the plan leaves its records, each says what was asked, each has its scores."
     found = read_records(records)
-    want = [records/p for run in runs('smoke', 'synth') for p in run.outputs()]
+    want = [records/p for cell in runs('smoke', 'synth') for p in cell.outputs()]
     assert sorted(Path(r['path']) for r in found) == sorted(want)
     for r in found:
         scores = load_scores(Path(r['path']).with_suffix('.npz'))
@@ -79,11 +85,11 @@ def test_smoke_plan_fills_the_records(records):
 
 
 @pytest.mark.parametrize('name', READERS)
-def test_smoke_run_of_a_reader(name, records, tmp_path):
+def test_smoke_run_of_a_reader(name, clone, records, tmp_path):
     "It makes its files where it was told to, and only there."
     before = {p: p.stat().st_mtime_ns for p in records.rglob('*')}
     given = dict(tier='smoke', data='synth', records=str(records), out=str(tmp_path/'out'))
-    log = run_notebook(NOTEBOOKS[name], tmp_path/'log.ipynb', timeout=300, **given)
+    log = run(clone, name, tmp_path/'log.ipynb', **given)
     assert [p for p in (tmp_path/'out').iterdir() if p.stat().st_size], 'it wrote nothing'
     assert all('simulated' in p.name for p in (tmp_path/'out').iterdir()), 'files from simulated data say so'
     assert before == {p: p.stat().st_mtime_ns for p in records.rglob('*')}
@@ -93,13 +99,13 @@ def test_smoke_run_of_a_reader(name, records, tmp_path):
 @pytest.mark.parametrize('name', MAKERS)
 def test_a_parameter_reaches_the_record(name, clone, records):
     "The seed is another, so are record and scores; a dotted setting arrives in the config."
-    run = next(r for r in runs('smoke', 'synth') if (r.kind, r.what) == ('source', 'joint'))
+    cell = next(r for r in runs('smoke', 'synth') if (r.kind, r.what) == ('source', 'joint'))
     other = clone/'other'
-    make(clone, name, run, other, seed=7, changes={'train.lr': 0.0123})
-    old_path = records/run.outputs()[0]
-    new_path = Path(str(other/run.outputs()[0]).replace(f'seed{run.seed}', 'seed7'))
+    make(clone, name, cell, other, seed=7, changes={'train.lr': 0.0123})
+    old_path = records/cell.outputs()[0]
+    new_path = Path(str(other/cell.outputs()[0]).replace(f'seed{cell.seed}', 'seed7'))
     old, new = read_record(old_path), read_record(new_path)
-    assert (old['seed'], new['seed']) == (run.seed, 7)
+    assert (old['seed'], new['seed']) == (cell.seed, 7)
     assert new['parameters_requested']['train.lr'] == new['config']['train']['joint']['lr'] == 0.0123
     assert old['config']['train']['joint']['lr'] != 0.0123
     a, b = (load_scores(p.with_suffix('.npz'))['logits'] for p in (old_path, new_path))

@@ -111,13 +111,6 @@ def test_watched_library_files_exist():
         for p in graph.store_modules(data) + graph.table_modules(): assert p.is_file(), p
 
 
-def test_store_path_is_that_of_the_pipeline():
-    from mgr_paper.config import tier_config
-    from mgr_paper.evidence import experiments, pipeline
-    for data in ("synth", "utd-mhad"):
-        assert pipeline.store_path(tier_config("smoke", data)) == experiments.store_path(tier_config("smoke", data))
-
-
 def test_settings_of_others_do_not_repeat_a_run():
     "A utd-mhad run does not depend on the simulated data's settings, nor a source run on those of adaptation."
     from mgr_paper.config import tier_config

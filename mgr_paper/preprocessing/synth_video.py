@@ -71,13 +71,13 @@ def look(
 ) -> Look:
     "Draw how a person looks; coat and light change a little from video to video."
     r, v, g = rng(cfg.seed, 'look', name), rng(cfg.seed, 'look', video), cfg.style
-    pick = lambda low, high, s: np.clip(r.uniform(low, high)*(1+s*r.uniform(-.5, .5, 3)), 8, 245)
+    pick = lambda low, high, s, r=r: np.clip(r.uniform(low, high)*(1+s*r.uniform(-.5, .5, 3)), 8, 245)
     tone, suit = r.random(), r.random() < .5
     skin = np.array([236, 190, 160])*(1-tone)+np.array([112, 74, 52])*tone+r.normal(size=3)*5
-    coat = np.clip((pick(25, 90, .5) if suit else pick(40, 220, .8))+v.normal(size=3)*30, 5, 250)
+    coat = pick(25, 90, .5, v) if suit else pick(40, 220, .8, v)  # other clothes on another day
     sleeve = .93 if suit else float(r.choice([.92, .3, 0], p=[.7, .2, .1]))
-    return Look(skin, pick(15, 110, .5), skin*.55+np.array([150, 40, 50])*.45, coat, pick(170, 245, .15), pick(40, 190, 1.4),
-                pick(30, 220, .8), pick(60, 250, 1.6), coat*.9 if suit else pick(25, 110, .4), sleeve, suit,
+    return Look(skin, pick(15, 110, .5), skin*.55+np.array([150, 40, 50])*.45, coat, pick(170, 245, .15), pick(40, 190, 1.4, v),
+                pick(30, 220, .8), pick(60, 250, 1.6, v), coat*.9 if suit else pick(25, 110, .4), sleeve, suit,
                 r.random() < (.6 if suit else .15), r.random() < .2, r.random() < .3, r.random() < .25, backdrop(v),
                 np.exp(.15*g*r.normal()+.10*v.normal()), np.exp(g*(.05*r.normal(size=3)+.03*v.normal(size=3))),
                 .15*g*r.normal(size=2)+.1*v.normal(size=2), 5*np.exp(.35*r.normal()))
