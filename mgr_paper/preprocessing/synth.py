@@ -76,10 +76,10 @@ def person(
     if clasped: rest[:, 0] = .02
     posture = g*r.normal(size=13)*[.19, .25, .12, .02, .09, .18, .07, 0, 0, 0, 0, 0, 0]
     camera = np.array([690, 0, 0, 0, 0, 0, 2.2])+r.normal(size=7)*[80*g, 50, 20, .28*g, .05*g, .11*g, .2]
-    idle = np.exp(r.normal(size=7)*.6*g)*[.030, .009, .0025, .35, .8, .013, .0010]
-    tics = g*r.normal(size=(2, 13))*[.12, .12, .07, .018, .035, .06, .04, .005, .007, .007, .8, 0, 0]
+    idle = np.exp(r.normal(size=7)*.6*g)*[.024, .007, .002, .3, .8, .011, .0010]
+    tics = g*r.normal(size=(2, 13))*[.09, .09, .05, .013, .025, .045, .03, .004, .005, .005, .6, 0, 0]
     tics *= r.random((2, 13)) < .35
-    return Person(size, rest, posture, camera, idle, tics, np.exp(.38*g*r.normal()), np.exp(.28*g*r.normal()), float(r.beta(.6, .6)),
+    return Person(size, rest, posture, camera, idle, tics, np.exp(.38*g*r.normal()), np.exp(.28*g*r.normal()), float(r.beta(.4, .4)),
                   np.exp(r.normal()*.3), np.exp(r.normal()*.5), np.exp(.8*g*r.normal(size=K)))
 
 # %% ../../nbs/1_preprocessing/12_synth.ipynb #3c6c59e8

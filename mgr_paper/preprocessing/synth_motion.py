@@ -292,7 +292,7 @@ def hand_act(
     reach = np.clip(e, 0, 1)*min(cfg.contrast, 1.25)*np.clip(1-.05*abs(r.normal()), .85, 1)
     wander = drift(r, T, 6, .3, 1.3)*.06*hab.amp*cfg.contrast*(move.goal == 'air')
     flick = .35*np.sin(2*np.pi*2.2*hz*t[:, 0]+phase[0])*(move.grip == 'rub')
-    return Act(move, sides, reach, hab.shift+.01*r.normal(size=3), bow, swing, flick, wander)
+    return Act(move, sides, reach, hab.shift+.008*r.normal(size=3), bow, swing, flick, wander)
 
 # %% ../../nbs/1_preprocessing/12b_synth_motion.ipynb #b988005d
 def hand_pose(
@@ -379,7 +379,7 @@ def project(
     P:np.ndarray, # (T,n,3) m
 ) -> tuple[np.ndarray,np.ndarray]: # pixels (T,n,2), depth towards the camera (T,n) m
     "A pinhole camera that every video sets up a little differently."
-    change = rng(cfg.seed, 'camera', row.video).normal(size=7)*[20, 25, 12, .05, .008, .015, .05]
+    change = rng(cfg.seed, 'camera', row.video).normal(size=7)*[12, 16, 8, .03, .006, .01, .04]
     scale, dx, dy, yaw, roll, pitch, away = person(cfg, row.subject).camera+change
     q = (P-[0, .1, 0]) @ rotation(*np.array([[pitch], [yaw], [roll]]))[0].T
     f = scale*away/(away-q[..., 2])
@@ -404,7 +404,7 @@ def motion(
     "What happens in clip `i`; depends on nothing but `cfg` and `i`."
     row = plan(cfg)[i]
     who, hab, move, r = person(cfg, row.subject), habit(cfg, row.subject, row.y), MOVES[CLASSES[row.y]], rng(cfg.seed, 'motion', i)
-    T = int(np.clip(38*np.exp(.2*r.normal())*hab.times[4]/who.speed, 24, 64))
+    T = int(np.clip(38*np.exp(.12*r.normal())*hab.times[4]/who.speed, 24, 64))
     side = 1 if r.random() < hab.left else -1
     e = course(r, T, move.course, hab.times, 1.1*hab.hz*who.speed*r.uniform(.9, 1.1))
     B, act = body_curves(cfg, row, r, e, side), hand_act(cfg, row, r, e, side)

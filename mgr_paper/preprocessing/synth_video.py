@@ -79,8 +79,8 @@ def look(
     return Look(skin, pick(15, 110, .5), skin*.55+np.array([150, 40, 50])*.45, coat, pick(170, 245, .15), pick(40, 190, 1.4, v),
                 pick(30, 220, .8), pick(60, 250, 1.6, v), coat*.9 if suit else pick(25, 110, .4), sleeve, suit,
                 r.random() < (.6 if suit else .15), r.random() < .2, r.random() < .3, r.random() < .25, backdrop(v),
-                np.exp(.15*g*r.normal()+.10*v.normal()), np.exp(g*(.05*r.normal(size=3)+.03*v.normal(size=3))),
-                .15*g*r.normal(size=2)+.1*v.normal(size=2), 5*np.exp(.35*r.normal()))
+                np.exp(.15*g*r.normal()+.06*v.normal()), np.exp(g*(.05*r.normal(size=3)+.03*v.normal(size=3))),
+                .15*g*r.normal(size=2)+.06*v.normal(size=2), 5*np.exp(.35*r.normal()))
 
 # %% ../../nbs/1_preprocessing/18b_synth_video.ipynb #d6f9df05
 class Pen:

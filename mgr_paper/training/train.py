@@ -51,7 +51,8 @@ class Labelled:
         return cls(indices, np.asarray(store.y)[indices].astype(np.int64), np.ones(len(indices), np.float32))
 
 # %% ../../nbs/4_training/41_train.ipynb #3e28d21d
-INPUT_OF = {"joint": "joints", "joint3d": "joints3d", "heatmap": "joints", "swin": "video", "r2plus1d": "video", "depth": "video"}
+INPUT_OF = {"joint": "joints", "joint3d": "joints3d", "heatmap": "joints",
+            "swin": "video", "r2plus1d": "video", "depth": "video"}
 
 def read_clips(
     store: ClipStore,
@@ -78,13 +79,15 @@ class Batches(Dataset):
         name: str, # keeps source and pseudo-labelled streams apart
         shard: tuple[int, int] = (0, 1), # rank and number of processes that share each batch
     ):
-        if not len(clips.indices): raise MgrError(f"no clips in the {name} set", "loosen the selection or check the split")
+        if not len(clips.indices):
+            raise MgrError(f"no clips in the {name} set", "loosen the selection or check the split")
         self.clips, self.read, self.batch, self.seed, self.name, self.shard = clips, read, batch, seed, name, shard
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]: # x (N,T,...), y (N,), weight (N,)
         n = len(self.clips.indices)
         turn, k = divmod(step, max(1, n//self.batch))
-        take = rng(self.seed, self.name, "order", turn).permutation(n)[k*self.batch:(k + 1)*self.batch][self.shard[0]::self.shard[1]]
+        take = rng(self.seed, self.name, "order", turn).permutation(n)[k*self.batch:(k + 1)*self.batch]
+        take = take[self.shard[0]::self.shard[1]]  # this process's share of the batch
         x = self.read(self.clips.indices[take], rng(self.seed, self.name, "frames", step, self.shard[0]))
         return x, torch.from_numpy(self.clips.y[take]), torch.from_numpy(self.clips.weight[take])
 
@@ -104,7 +107,8 @@ def make_branch(
 ) -> nn.Module: # gives Output(logits (N,K), feat (N,D))
     "The branch called `name` for the clips of a store."
     choose(name, INPUT_OF, "branch")
-    if INPUT_OF[name] not in store.arrays: raise MgrError(f"store {store.meta.name} holds no {INPUT_OF[name]} for branch {name!r}", "leave the branch out")
+    if INPUT_OF[name] not in store.arrays:
+        raise MgrError(f"store {store.meta.name} holds no {INPUT_OF[name]} for branch {name!r}", "leave the branch out")
     part = getattr(cfg, name)
     if name == "heatmap": return HeatmapBranch(part, layout(cfg.layout), store.K)
     if INPUT_OF[name] == "video": return VideoBranch(part, store.K, channels=store.video(0).shape[-1])
@@ -172,7 +176,7 @@ def augment(
     if INPUT_OF[branch] == "video": return augment_video(x, cfg.augment, generator)
     return augment_joints(x, layout(cfg.layout), cfg.augment, generator)
 
-# %% ../../nbs/4_training/41_train.ipynb #0def9ab3
+# %% ../../nbs/4_training/41_train.ipynb #6cec03f8
 def count_steps(
     recipe: TrainConfig,
     n: int, # clips in a pass
@@ -190,9 +194,10 @@ def make_optimizer(
     lr = recipe.lr*lr_scale
     opt = torch.optim.AdamW(param_groups_weight_decay(net, recipe.weight_decay), lr=lr)
     warm = round(min(1., recipe.warmup/recipe.epochs)*steps)
-    return opt, CosineLRScheduler(opt, t_initial=steps, lr_min=lr/100, warmup_t=warm, warmup_lr_init=lr/10, t_in_epochs=False)
+    return opt, CosineLRScheduler(opt, t_initial=steps, lr_min=lr/100, warmup_t=warm, warmup_lr_init=lr/10,
+                                  t_in_epochs=False)
 
-# %% ../../nbs/4_training/41_train.ipynb #6cec03f8
+# %% ../../nbs/4_training/41_train.ipynb #760416b1
 def step_loss(
     model: nn.Module, # the network, wrapped for its device
     head: SemanticHead|None,
@@ -219,9 +224,10 @@ def autocast(
     precision: str, # 'bf16', 'fp16' or 'fp32'
 ): # context manager
     "Mixed precision as a recipe asks for."
-    return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision), enabled=precision != "fp32")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
-# %% ../../nbs/4_training/41_train.ipynb #d8b9a2be
+# %% ../../nbs/4_training/41_train.ipynb #be705580
 def fit(
     net: Network,
     name: str, # branch, for its recipe and input
@@ -247,14 +253,15 @@ def fit(
     model, opt = accelerator.prepare(net, opt)
     shard = (accelerator.process_index, accelerator.num_processes)
     sets = [("source", source)] + ([("pseudo", pseudo)] if pseudo is not None else [])
-    loaders = [Batches(clips, partial(read_clips, store, name, cfg=cfg), recipe.batch, seed, part, shard).loader(start, stop, recipe.workers)
-               for part, clips in sets]
+    loaders = [Batches(clips, partial(read_clips, store, name, cfg=cfg), recipe.batch, seed, part, shard)
+               .loader(start, stop, recipe.workers) for part, clips in sets]
     model.train()
     for step, *batches in zip(progress(range(start, stop), f"{name}, seed {seed}"), *loaders):
         torch.manual_seed(step_seed(seed, step))  # dropout and the like
         draw = torch.Generator().manual_seed(step_seed(seed, step))  # augmentation
         sched.step_update(step)
-        loss, row = step_loss(model, net.head, batches, lambda x: augment(name, x, cfg, draw), objective, eta, recipe.precision, accelerator.device)
+        loss, row = step_loss(model, net.head, batches, lambda x: augment(name, x, cfg, draw), objective, eta,
+                              recipe.precision, accelerator.device)
         opt.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         if recipe.grad_clip: accelerator.clip_grad_norm_(model.parameters(), recipe.grad_clip)
