@@ -8,7 +8,8 @@ from mgr_paper.core import MgrError
 from mgr_paper.preprocessing.layouts import layout
 from mgr_paper.preprocessing.store import ClipStore
 from mgr_paper.preprocessing.synth import CLASSES, COUNTS, K, plan, protocol, scaled_counts
-from mgr_paper.preprocessing.synth_motion import HEIGHT, MOVES, WIDTH, estimate, motion
+from mgr_paper.preprocessing.synth_moves import MOVES
+from mgr_paper.preprocessing.synth_motion import HEIGHT, WIDTH, estimate, motion
 from mgr_paper.preprocessing.synth_video import SCALE, draw, look, make_clip, prepare_synth
 
 CFG = SynthConfig()
@@ -137,3 +138,11 @@ def test_pairs_that_only_the_fingers_can_tell_share_their_wrists():
     for name in ('cross finger', 'minaret hand'):
         assert MOVES[name]._replace(grip='') == MOVES['rub hand']._replace(grip='')
         assert MOVES[name].grip != MOVES['rub hand'].grip
+
+
+def test_the_default_benchmark_is_the_frozen_one():
+    "Its difficulty was frozen before CMPL first ran on it: a change of the default makes another benchmark and must say so."
+    from mgr_paper.core import fingerprint
+    frozen = {0: '22029f05db9dbcab', 700: 'f231598230b26c57', 1500: '0ddef5c7fc6bf433'}
+    cfg = SynthConfig()
+    assert {i: fingerprint(estimate(cfg, i, motion(cfg, i))) for i in frozen} == frozen

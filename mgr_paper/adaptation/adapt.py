@@ -41,10 +41,10 @@ def teach(
     if method == "self": return self_select(probs[m], cfg.cmpl, r, prior)
     return select(probs, cfg.cmpl, r, prior, weights=weights, exclude=m if cfg.cmpl.leave_one_out else None)
 
-# %% ../../nbs/6_adaptation/61_adapt.ipynb #fbb7e781
+# %% ../../nbs/6_adaptation/61_adapt.ipynb #f9c99fb8
 @dataclass(frozen=True)
 class Round:
-    "What one round did: new scores on the unlabelled clips, and how good its labels were."
+    "What one round did: which labels taught each branch, how good they were, and how long it took."
     number: int # from 1
     labels: dict[str, PseudoLabels|None] # per branch
     diagnostics: dict[str, dict] # per branch; empty without pseudo-labels
@@ -80,8 +80,9 @@ def student(
         pseudo = Labelled(unlabelled[k], labels.y[k].astype(np.int64), labels.weight[k].astype(np.float32))
     fresh = c.restart == "always" or (c.restart == "first" and r == 1)
     if fresh: net.load_state_dict(make_network(name, store, cfg, seed).state_dict())
-    steps = round_steps(len(source.indices), len(unlabelled), cfg.train[name].batch, per_round(c.epochs, r) or cfg.train[name].epochs)
-    return fit(net, name, store, source, cfg, seed, pseudo, per_round(c.eta, r), steps, 1. if fresh else c.lr_scale, state)
+    epochs, lr_scale = per_round(c.epochs, r) or cfg.train[name].epochs, 1. if fresh else c.lr_scale
+    steps = round_steps(len(source.indices), len(unlabelled), cfg.train[name].batch, epochs)
+    return fit(net, name, store, source, cfg, seed, pseudo, per_round(c.eta, r), steps, lr_scale, state)
 
 # %% ../../nbs/6_adaptation/61_adapt.ipynb #0757b6f9
 def adapt(
@@ -101,15 +102,17 @@ def adapt(
     prior = np.bincount(source.y, minlength=store.K)/len(source.y)
     y_true = np.asarray(store.y)[unlabelled]
     for r in range(1, (rounds or cfg.cmpl.rounds) + 1):
-        probs = np.stack([softmax(predict(net, name, store, unlabelled, cfg), temperature(name, net)) for name, net in nets.items()])
+        probs = np.stack([softmax(predict(net, name, store, unlabelled, cfg), temperature(name, net))
+                          for name, net in nets.items()])
         labels = {name: teach(method, m, probs, y_true, cfg, r, prior, weights) for m, name in enumerate(nets)}
         seconds = {}
         for name, net in nets.items():
             path, started = folder/f"r{r}"/f"{name}.safetensors", time.perf_counter()
             if not path.exists():
-                student(net, name, store, source, unlabelled, labels[name], cfg, r, seed, state=path.with_suffix(".state"))
-                save_tensors(path, net.state_dict(), {"branch": name, "method": method, "round": r, "config": to_dict(cfg),
-                                                      "seconds": time.perf_counter() - started})
+                student(net, name, store, source, unlabelled, labels[name], cfg, r, seed, path.with_suffix(".state"))
+                save_tensors(path, net.state_dict(), {
+                    "branch": name, "method": method, "round": r, "config": to_dict(cfg),
+                    "seconds": time.perf_counter() - started})
             tensors, about = load_tensors(path)
             net.load_state_dict(tensors)
             seconds[name] = about["seconds"]

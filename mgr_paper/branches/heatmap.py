@@ -37,17 +37,20 @@ class FoldedConv(nn.Module):
             x = x[:, ::s] if self.temporal else x[:, :, ::s, ::s]
             return F.linear(x, self.weight[:, :, 0, 0])
         if self.temporal:
-            y = F.conv2d(x.reshape(N, T, H*W, C).permute(0, 3, 1, 2), self.weight, stride=(self.stride, 1), padding=(self.kernel//2, 0))
+            y = F.conv2d(x.reshape(N, T, H*W, C).permute(0, 3, 1, 2), self.weight, stride=(self.stride, 1),
+                         padding=(self.kernel//2, 0))
             return y.permute(0, 2, 3, 1).reshape(N, y.shape[2], H, W, -1)
-        y = F.conv2d(x.reshape(N*T, H, W, C).permute(0, 3, 1, 2), self.weight, stride=self.stride, padding=self.kernel//2)
+        y = F.conv2d(x.reshape(N*T, H, W, C).permute(0, 3, 1, 2), self.weight, stride=self.stride,
+                     padding=self.kernel//2)
         return y.permute(0, 2, 3, 1).reshape(N, T, *y.shape[2:], -1)
 
-# %% ../../nbs/2_branches/22_heatmap.ipynb #0577d4ad
+# %% ../../nbs/2_branches/22_heatmap.ipynb #0b7ebc43
 class Norm(nn.BatchNorm1d):
     "Batch norm over the last axis of (N,T,H,W,C)."
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
 
+# %% ../../nbs/2_branches/22_heatmap.ipynb #0c5b0e6b
 class Bottleneck(nn.Module):
     "Reduce, convolve, expand by four; the reduction looks along time where the stage is inflated."
     def __init__(self,
@@ -59,12 +62,14 @@ class Bottleneck(nn.Module):
     ):
         super().__init__()
         c_out = 4*width
-        self.conv1, self.norm1 = FoldedConv(c_in, width, 3 if inflate else 1, temporal=True, stride=temporal_stride), Norm(width)
+        self.conv1 = FoldedConv(c_in, width, 3 if inflate else 1, temporal=True, stride=temporal_stride)
+        self.norm1 = Norm(width)
         self.conv2, self.norm2 = FoldedConv(width, width, 3, stride=stride), Norm(width)
         self.conv3, self.norm3 = FoldedConv(width, c_out, 1), Norm(c_out)
         self.short = None
         if c_in != c_out or stride > 1 or temporal_stride > 1:
-            self.short, self.norm_short, self.step = FoldedConv(c_in, c_out, 1, stride=stride), Norm(c_out), temporal_stride
+            self.short, self.norm_short = FoldedConv(c_in, c_out, 1, stride=stride), Norm(c_out)
+            self.step = temporal_stride
 
     def forward(self, x: Tensor) -> Tensor: # (N,T,H,W,C) -> (N,T',H',W',4*width)
         y = F.relu(self.norm1(self.conv1(x)))
@@ -72,7 +77,7 @@ class Bottleneck(nn.Module):
         y = self.norm3(self.conv3(y))
         return F.relu(y + (x if self.short is None else self.norm_short(self.short(x[:, ::self.step]))))
 
-# %% ../../nbs/2_branches/22_heatmap.ipynb #0c5b0e6b
+# %% ../../nbs/2_branches/22_heatmap.ipynb #e9f264e1
 class HeatmapBranch(nn.Module):
     "3D-ResNet on heatmaps rendered from joints (N,T,V,3)."
     input = "joints"
@@ -84,13 +89,16 @@ class HeatmapBranch(nn.Module):
     ):
         super().__init__()
         if not len(cfg.blocks) == len(cfg.inflate) == len(cfg.temporal_strides):
-            raise MgrError(f"blocks {cfg.blocks}, inflate {cfg.inflate} and temporal_strides {cfg.temporal_strides} differ in length", "give one of each per stage")
+            raise MgrError(f"blocks {cfg.blocks}, inflate {cfg.inflate} and temporal_strides {cfg.temporal_strides} "
+                           "differ in length", "give one of each per stage")
         self.n_frames, self.size, self.sigma, self.crop = cfg.frames, cfg.size, cfg.sigma, cfg.crop
-        self.stem = nn.Sequential(FoldedConv(layout.V, cfg.base, cfg.stem, stride=cfg.stem_stride), Norm(cfg.base), nn.ReLU())
+        stem = FoldedConv(layout.V, cfg.base, cfg.stem, stride=cfg.stem_stride)
+        self.stem = nn.Sequential(stem, Norm(cfg.base), nn.ReLU())
         blocks, c = [], cfg.base
         for i, n in enumerate(cfg.blocks):
             for j in range(n):
-                blocks.append(Bottleneck(c, cfg.base*2**i, bool(cfg.inflate[i]), 1 if j else 2, 1 if j else cfg.temporal_strides[i]))
+                strides = (1, 1) if j else (2, cfg.temporal_strides[i])
+                blocks.append(Bottleneck(c, cfg.base*2**i, bool(cfg.inflate[i]), *strides))
                 c = 4*cfg.base*2**i
         self.stages, self.D = nn.Sequential(*blocks), c
         self.dropout, self.classifier = nn.Dropout(cfg.dropout), nn.Linear(c, K)
@@ -101,6 +109,6 @@ class HeatmapBranch(nn.Module):
         if self.training: grid = random_crop(grid, self.size, self.size, self.crop)
         return render(grid, x[..., 2], self.size, self.size, self.sigma)
 
-    def forward(self, x: Tensor) -> Output:
+    def forward(self, x: Tensor) -> Output: # of (N,T,V,3)
         feat = self.stages(self.stem(self.volume(x))).float().mean((1, 2, 3))
         return Output(self.classifier(self.dropout(feat)), feat)

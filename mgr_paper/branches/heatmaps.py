@@ -42,7 +42,9 @@ def render(
     out: Tensor|None = None, # (N,T,H,W,V) buffer to fill
 ) -> Tensor: # (N,T,H,W,V), joints last: the order convolutions on a CPU like best
     "Heatmap volumes of a batch of clips."
-    if xy.shape[:-1] != conf.shape: raise MgrError(f"joints {tuple(xy.shape)} and confidences {tuple(conf.shape)} do not fit", "give (N,T,V,2) and (N,T,V)")
+    if xy.shape[:-1] != conf.shape:
+        raise MgrError(f"joints {tuple(xy.shape)} and confidences {tuple(conf.shape)} do not fit",
+                       "give (N,T,V,2) and (N,T,V)")
     conf = torch.where(conf >= eps, conf, torch.zeros_like(conf))
     gx = profile(xy[..., 0], W, sigma).transpose(-1, -2)  # (N,T,W,V)
     gy = (profile(xy[..., 1], H, sigma)*conf[..., None]).transpose(-1, -2)  # (N,T,H,V)

@@ -80,7 +80,8 @@ class FrameMix(nn.Module):
         super().__init__()
         part = channels//(len(kernels) + 1)
         self.filters = nn.ParameterList([torch.randn(part, 1, k, 1)/k for k in kernels])
-        self.longest, self.filtered, self.stride, self.mix = max(kernels), part*len(kernels), stride, Dense(channels, channels)
+        self.longest, self.filtered, self.stride = max(kernels), part*len(kernels), stride
+        self.mix = Dense(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor: # (N,T,V,C) -> (N,T',V,C)
         pad = lambda w: F.pad(w, (0, 0, (self.longest - w.shape[2])//2, (self.longest - w.shape[2])//2))
@@ -92,7 +93,15 @@ class FrameMix(nn.Module):
 
 class Block(nn.Module):
     "Joints, then frames, with a shortcut."
-    def __init__(self, c_in: int, c_out: int, V: int, groups: int, kernels: tuple[int, ...], stride: int, dropout: float):
+    def __init__(self,
+        c_in: int,
+        c_out: int,
+        V: int, # joints
+        groups: int, # of channels, each with a joint mixing of its own
+        kernels: tuple[int, ...], # odd lengths in frames
+        stride: int, # in time
+        dropout: float, # probability that a channel of a clip is dropped
+    ):
         super().__init__()
         self.space, self.dense = JointMix(V, groups), Dense(c_in, c_out)
         self.time, self.dropout, self.stride = FrameMix(c_out, kernels, stride), nn.Dropout2d(dropout), stride
@@ -106,9 +115,12 @@ class Block(nn.Module):
 # %% ../../nbs/2_branches/21_joint.ipynb #cc51ae2b
 def check(cfg: JointConfig):
     "Stop at block settings that contradict each other."
-    if len(cfg.widths) != len(cfg.strides): raise MgrError(f"widths {cfg.widths} and strides {cfg.strides} differ in length", "give one of each per block")
-    if any(w % cfg.groups for w in cfg.widths): raise MgrError(f"widths {cfg.widths} do not divide into {cfg.groups} groups", "change widths or groups")
-    if any(k % 2 == 0 for k in cfg.kernels): raise MgrError(f"kernels {cfg.kernels} must be odd", "an even filter has no middle frame")
+    if len(cfg.widths) != len(cfg.strides):
+        raise MgrError(f"widths {cfg.widths} and strides {cfg.strides} differ in length", "give one of each per block")
+    if any(w % cfg.groups for w in cfg.widths):
+        raise MgrError(f"widths {cfg.widths} do not divide into {cfg.groups} groups", "change widths or groups")
+    if any(k % 2 == 0 for k in cfg.kernels):
+        raise MgrError(f"kernels {cfg.kernels} must be odd", "an even filter has no middle frame")
 
 # %% ../../nbs/2_branches/21_joint.ipynb #307fa843
 class JointBranch(nn.Module):
@@ -126,11 +138,12 @@ class JointBranch(nn.Module):
         self.stem = Dense(len(cfg.in_streams)*channels, cfg.widths[0])
         self.embedding = nn.Parameter(torch.randn(layout.V, cfg.widths[0])*.02)  # which joint it is
         c_in = (cfg.widths[0], *cfg.widths)
-        self.blocks = nn.Sequential(*(Block(a, b, layout.V, cfg.groups, cfg.kernels, s, cfg.dropout) for a, b, s in zip(c_in, cfg.widths, cfg.strides)))
+        self.blocks = nn.Sequential(*(Block(a, b, layout.V, cfg.groups, cfg.kernels, s, cfg.dropout)
+                                      for a, b, s in zip(c_in, cfg.widths, cfg.strides)))
         self.D = 2*cfg.widths[-1]
         self.dropout, self.classifier = nn.Dropout(cfg.head_dropout), nn.Linear(self.D, K)
 
-    def forward(self, x: Tensor) -> Output:
+    def forward(self, x: Tensor) -> Output: # of (N,T,V,3 or 4)
         x = streams(*body_frame(x.float(), self.layout, self.floor), list(self.layout.parents), self.kinds)
         h = self.stem(x)
         h = self.blocks(F.relu(h + self.embedding.to(h.dtype))).float()

@@ -28,17 +28,20 @@ class FoldedConv3d(nn.Conv3d):
         frames = x.permute(0, 2, 3, 4, 1)  # (N,T,H,W,C)
         if self.kernel_size[0] == 1:
             frames = frames[:, ::self.stride[0]]
-            y = F.conv2d(frames.reshape(-1, H, W, C).permute(0, 3, 1, 2), self.weight[:, :, 0], self.bias, self.stride[1:], self.padding[1:])
+            y = F.conv2d(frames.reshape(-1, H, W, C).permute(0, 3, 1, 2), self.weight[:, :, 0], self.bias,
+                         self.stride[1:], self.padding[1:])
             return y.view(N, -1, *y.shape[1:]).permute(0, 2, 1, 3, 4)
         frames = frames[:, :, ::self.stride[1], ::self.stride[2]]
         h, w = frames.shape[2:4]
-        y = F.conv2d(frames.reshape(N, T, h*w, C).permute(0, 3, 1, 2), self.weight[..., 0], self.bias, (self.stride[0], 1), (self.padding[0], 0))
+        y = F.conv2d(frames.reshape(N, T, h*w, C).permute(0, 3, 1, 2), self.weight[..., 0], self.bias,
+                     (self.stride[0], 1), (self.padding[0], 0))
         return y.unflatten(3, (h, w))
 
 def fold(net: nn.Module) -> nn.Module: # the same, changed in place
     "Let every foldable convolution of a network fold."
     for m in net.modules():
-        if type(m) is nn.Conv3d and (m.kernel_size[0] == 1 or m.kernel_size[1:] == (1, 1)): m.__class__ = FoldedConv3d
+        if type(m) is nn.Conv3d and (m.kernel_size[0] == 1 or m.kernel_size[1:] == (1, 1)):
+            m.__class__ = FoldedConv3d
     return net
 
 # %% ../../nbs/2_branches/23_video.ipynb #aa8ff319
@@ -52,8 +55,10 @@ class R2Plus1D(VideoResNet):
     ):
         self.base, middle = base, 45*base//64
         stem = lambda: nn.Sequential(
-            nn.Conv3d(channels, middle, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False), nn.BatchNorm3d(middle), nn.ReLU(inplace=True),
-            nn.Conv3d(middle, base, (3, 1, 1), 1, (1, 0, 0), bias=False), nn.BatchNorm3d(base), nn.ReLU(inplace=True))
+            nn.Conv3d(channels, middle, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
+            nn.BatchNorm3d(middle), nn.ReLU(inplace=True),
+            nn.Conv3d(middle, base, (3, 1, 1), 1, (1, 0, 0), bias=False),
+            nn.BatchNorm3d(base), nn.ReLU(inplace=True))
         super().__init__(BasicBlock, [Conv2Plus1D]*4, list(blocks), stem, num_classes=K)
         self.fc = nn.Linear(8*base, K)
 
@@ -71,14 +76,16 @@ def make_backbone(
     choose(cfg.backbone, ("swin", "r2plus1d"), "video backbone")
     if cfg.backbone == "swin" and len(cfg.depths) != len(cfg.heads):
         raise MgrError(f"depths {cfg.depths} and heads {cfg.heads} differ in length", "give one of each per stage")
-    if cfg.backbone == "r2plus1d" and len(cfg.blocks) != 4: raise MgrError(f"blocks {cfg.blocks} are not four", "R(2+1)D has four stages")
+    if cfg.backbone == "r2plus1d" and len(cfg.blocks) != 4:
+        raise MgrError(f"blocks {cfg.blocks} are not four", "R(2+1)D has four stages")
     if cfg.backbone == "r2plus1d": return R2Plus1D(cfg.base, cfg.blocks, channels, K)
-    return SwinTransformer3d(list(cfg.patch), cfg.embed_dim, list(cfg.depths), list(cfg.heads), list(cfg.window), stochastic_depth_prob=cfg.drop_path,
-                             num_classes=K, patch_embed=partial(PatchEmbed3d, in_channels=channels))
+    return SwinTransformer3d(list(cfg.patch), cfg.embed_dim, list(cfg.depths), list(cfg.heads), list(cfg.window),
+                             stochastic_depth_prob=cfg.drop_path, num_classes=K,
+                             patch_embed=partial(PatchEmbed3d, in_channels=channels))
 
 # %% ../../nbs/2_branches/23_video.ipynb #c8fc4414
-SIZES = {("r2plus1d", 64, (2, 2, 2, 2)): "r2plus1d_18", ("swin", 96, (2, 2, 6, 2)): "swin3d_t", ("swin", 96, (2, 2, 18, 2)): "swin3d_s",
-         ("swin", 128, (2, 2, 18, 2)): "swin3d_b"}
+SIZES = {("r2plus1d", 64, (2, 2, 2, 2)): "r2plus1d_18", ("swin", 96, (2, 2, 6, 2)): "swin3d_t",
+         ("swin", 96, (2, 2, 18, 2)): "swin3d_s", ("swin", 128, (2, 2, 18, 2)): "swin3d_b"}
 
 def load_pretrained(
     net: nn.Module, # of `make_backbone`, changed in place
@@ -86,23 +93,28 @@ def load_pretrained(
 ):
     "Fill a full-size network with published weights, all but its classifier."
     key = (cfg.backbone, *((cfg.base, cfg.blocks) if cfg.backbone == "r2plus1d" else (cfg.embed_dim, cfg.depths)))
-    if key not in SIZES: raise MgrError(f"no published weights fit {cfg.backbone} of size {key[1:]}", "set pretrained to '' to train from scratch")
+    if key not in SIZES:
+        raise MgrError(f"no published weights fit {cfg.backbone} of size {key[1:]}",
+                       "set pretrained to '' to train from scratch")
     known = get_model_weights(SIZES[key]).__members__
     weights = known[choose(cfg.pretrained, known, f"weights of {SIZES[key]}")]
     try: state = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as e:  # no network, or a damaged file
         raise MgrError(f"weights {cfg.pretrained} of {SIZES[key]} cannot be had ({e})",
-                       f"put {weights.url.rsplit('/', 1)[1]} into torch's hub cache, or set pretrained to '' to train from scratch") from e
+                       f"put {weights.url.rsplit('/', 1)[1]} into torch's hub cache, "
+                       "or set pretrained to '' to train from scratch") from e
     classifier, own = ("fc.", "head."), net.state_dict()
     state = {k: v for k, v in state.items() if not k.startswith(classifier)}
     counters = "num_batches_tracked"  # older files have none
     for k, v in own.items():
         if not k.startswith(classifier) and not k.endswith(counters) and (k not in state or state[k].shape != v.shape):
-            raise MgrError(f"weights {cfg.pretrained} of {SIZES[key]} do not fit {k}", "keep patch and window as published, or set pretrained to ''")
+            raise MgrError(f"weights {cfg.pretrained} of {SIZES[key]} do not fit {k}",
+                           "keep patch and window as published, or set pretrained to ''")
     net.load_state_dict(own | state)
 
 # %% ../../nbs/2_branches/23_video.ipynb #cb8293d9
-MEAN_STD = {"r2plus1d": ((.43216, .394666, .37645), (.22803, .22145, .216989)), "swin": ((.485, .456, .406), (.229, .224, .225))}  # torchvision
+MEAN_STD = {"r2plus1d": ((.43216, .394666, .37645), (.22803, .22145, .216989)),
+            "swin": ((.485, .456, .406), (.229, .224, .225))}  # torchvision
 
 def normalise(
     x: Tensor, # (N,T,H,W,C) uint8
@@ -133,9 +145,12 @@ class VideoBranch(nn.Module):
     ):
         super().__init__()
         if channels != (need := 3 if cfg.kind == "rgb" else 2):
-            raise MgrError(f"{cfg.kind} pictures have {need} channels, the store has {channels}", "choose the branch that fits the store")
-        self.n_frames, self.size, self.backbone, self.kind, self.motion = cfg.frames, cfg.size, cfg.backbone, cfg.kind, cfg.motion
-        if cfg.motion and (cfg.pretrained or cfg.kind == "depth"): raise MgrError("motion channels are for RGB without pretrained weights", "set motion to False")
+            raise MgrError(f"{cfg.kind} pictures have {need} channels, the store has {channels}",
+                           "choose the branch that fits the store")
+        self.n_frames, self.size, self.backbone = cfg.frames, cfg.size, cfg.backbone
+        self.kind, self.motion = cfg.kind, cfg.motion
+        if cfg.motion and (cfg.pretrained or cfg.kind == "depth"):
+            raise MgrError("motion channels are for RGB without pretrained weights", "set motion to False")
         self.net = make_backbone(cfg, 6 if cfg.motion else 3, K)
         if cfg.pretrained: load_pretrained(self.net, cfg)
         last = "fc" if cfg.backbone == "r2plus1d" else "head"
@@ -144,9 +159,11 @@ class VideoBranch(nn.Module):
         fold(self.net)
         self.dropout, self.classifier = nn.Dropout(cfg.dropout), nn.Linear(self.D, K)
 
-    def forward(self, x: Tensor) -> Output:
+    def forward(self, x: Tensor) -> Output: # of (N,T,H,W,C) uint8
         x = normalise(x, self.backbone, self.kind, self.motion)
         if x.shape[-1] != self.size or x.shape[-2] != self.size:
-            x = F.interpolate(x.transpose(1, 2).flatten(0, 1), (self.size, self.size), mode="bilinear", antialias=True).unflatten(0, (len(x), -1)).transpose(1, 2)
+            frames = x.transpose(1, 2).flatten(0, 1)  # (N*T,C,H,W)
+            frames = F.interpolate(frames, (self.size, self.size), mode="bilinear", antialias=True)
+            x = frames.unflatten(0, (len(x), -1)).transpose(1, 2)
         feat = self.net(x.contiguous(memory_format=torch.channels_last_3d)).float()
         return Output(self.classifier(self.dropout(feat)), feat)

@@ -23,13 +23,14 @@ class DataSpec:
     simulated: bool
 
 DATA = {
-    "synth": DataSpec(("joint", "heatmap", "swin", "r2plus1d"), (), ("subjects",), True),
+    "synth": DataSpec(("joint", "heatmap", "r2plus1d"), ("swin",), ("subjects",), True),
     "utd-mhad": DataSpec(("joint", "heatmap", "depth"), ("joint3d",),
                          ("odd-even", "even-odd", "1-4", "5-8", "few-12", "few-34", "few-56", "few-78"), False),
 }
-METHOD_ROUNDS = {"cmpl": 2, "self": 1, "continued": 1, "oracle": 1, "cmpl-inductive": 1}  # controls take part in the first round
-METHOD_LABEL = {"source": "no adaptation", "cmpl": "CMPL", "self": "self-training", "continued": "continued source training",
-                "oracle": "oracle labels", "cmpl-inductive": "CMPL, inductive"}
+METHOD_ROUNDS = {"cmpl": 2, "self": 1, "continued": 1, "oracle": 1, "cmpl-inductive": 1}  # controls: the first round
+METHOD_LABEL = {"source": "no adaptation", "cmpl": "CMPL", "self": "self-training",
+                "continued": "continued source training", "oracle": "oracle labels",
+                "cmpl-inductive": "CMPL, inductive"}
 
 # %% ../../nbs/7_evidence/72_experiments.ipynb #595bd442
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Run:
         "The records it writes, relative to the records folder."
         if self.kind == "heldout": return (self.folder/f"{self.what}.json",)
         if self.kind == "source": return (self.folder/"source"/f"{self.what}.json",)
-        return tuple(self.folder/f"{self.what}-{r}"/f"{b}.json" for r in range(1, METHOD_ROUNDS[self.what] + 1) for b in DATA[self.data].branches)
+        return tuple(self.folder/f"{self.what}-{r}"/f"{b}.json" for r in range(1, METHOD_ROUNDS[self.what] + 1)
+                     for b in DATA[self.data].branches)
 
 # %% ../../nbs/7_evidence/72_experiments.ipynb #4b0ef982
 def runs(
@@ -65,17 +67,21 @@ def runs(
 ) -> list[Run]: # in an order in which every run finds what it waits for
     "All runs of a tier on a data set, as `[plan TIER DATA]` of settings.ini asks."
     spec, plans = DATA[choose(data, DATA, "data set")], settings().plans
-    if (tier, data) not in plans: raise MgrError(f"settings.ini has no [plan {tier} {data}]", "add one, or choose another tier")
+    if (tier, data) not in plans:
+        raise MgrError(f"settings.ini has no [plan {tier} {data}]", "add one, or choose another tier")
     plan, out = plans[tier, data], []
-    for key in plan: choose(key, ("splits", "tailed", "seeds", "methods", "tailed_methods", "few_methods"), f"key of [plan {tier} {data}]")
+    known = ("splits", "tailed", "seeds", "methods", "tailed_methods", "few_methods")
+    for key in plan: choose(key, known, f"key of [plan {tier} {data}]")
     for split, tail in [(s, False) for s in plan["splits"]] + [(s, True) for s in plan.get("tailed", ())]:
         choose(split, spec.splits, f"split of {data}")
         few = split.startswith("few-")  # two source people
         methods = plan["tailed_methods" if tail else "few_methods" if few else "methods"]
         if data == "utd-mhad": out += [Run("heldout", data, split, tail, 0, b) for b in spec.branches]
         for seed in map(int, plan["seeds"]):
-            out += [Run("source", data, split, tail, seed, b) for b in spec.branches + (() if few or tail else spec.extra)]
-            out += [Run("adapt", data, split, tail, seed, choose(m, METHOD_ROUNDS, "adaptation method")) for m in methods]
+            extra = spec.extra if tier in ("smoke", "bench") and not (few or tail) else ()
+            out += [Run("source", data, split, tail, seed, b) for b in spec.branches + extra]
+            out += [Run("adapt", data, split, tail, seed, choose(m, METHOD_ROUNDS, "adaptation method"))
+                    for m in methods]
     return out
 
 # %% ../../nbs/7_evidence/72_experiments.ipynb #3a904089
@@ -87,7 +93,8 @@ def store_path(
 
 # %% ../../nbs/7_evidence/72_experiments.ipynb #62ccf9b1
 TABLES = { # notebook in nbs/ablations -> names and extensions of its files
-    "t0_main": (("t0_main_all_source_people_f1_micro", "t0_main_all_source_people_f1_macro", "t0_by_split_all_source_people"), (".md", ".csv", ".tex")),
+    "t0_main": (("t0_main_all_source_people_f1_micro", "t0_main_all_source_people_f1_macro",
+                 "t0_by_split_all_source_people"), (".md", ".csv", ".tex")),
     "f1_pipeline": (("f1_pipeline",), (".svg", ".png")),
     "f2_long_tail": (("f2_long_tail",), (".svg", ".png")),
     "f6_reliability": (("f6_reliability",), (".svg", ".png")),

@@ -71,10 +71,12 @@ def open_task(
     cfg = tier_config(tier, run.data, {"split": run.split, "long_tail": run.long_tail} | (changes or {}))
     torch.set_num_threads(settings().threads)
     store = open_store(cfg)
-    split = synth.protocol(store) if run.data == "synth" else utd_mhad.protocol(store, run.split, long_tail=run.long_tail, seed=0)
-    return Task(run, cfg, store, split, Path(records or settings().figures/tier/"records"), Path(work or settings().runs/tier), changes or {}, now())
+    split = (synth.protocol(store) if run.data == "synth"
+             else utd_mhad.protocol(store, run.split, long_tail=run.long_tail, seed=0))
+    records, work = records or settings().figures/tier/"records", work or settings().runs/tier
+    return Task(run, cfg, store, split, Path(records), Path(work), changes or {}, now())
 
-# %% ../../nbs/7_evidence/75_pipeline.ipynb #366dd550
+# %% ../../nbs/7_evidence/75_pipeline.ipynb #be52dd0c
 def write(
     task: Task,
     path: Path, # record, relative to the records folder
@@ -96,11 +98,14 @@ def write(
     main = "test" if "test" in scores else "val"
     probs = softmax(logits[part == main])
     write_record(path, experiment=task.run.kind, row=f"{branch}/{method}/{round}", tier=task.cfg.tier,
-        data={"name": task.run.data, "fingerprint": store.fingerprint, "simulated": store.meta.simulated, "video_kind": store.meta.video_kind},
-        seed=task.run.seed, split=task.run.setting, config=to_dict(task.cfg), metrics=metrics(probs, y[part == main], counts=task.counts),
-        per_class=per_class(probs, y[part == main], task.counts, store.meta.classes), n=int((part == main).sum()), seconds=seconds,
-        started=task.started, parameters_requested=task.parameters,
-        branch=branch, method=method, round=round, extra={"counts": task.counts.tolist(), "classes": list(store.meta.classes)} | extra)
+        data={"name": task.run.data, "fingerprint": store.fingerprint, "simulated": store.meta.simulated,
+              "video_kind": store.meta.video_kind},
+        seed=task.run.seed, split=task.run.setting, config=to_dict(task.cfg),
+        metrics=metrics(probs, y[part == main], counts=task.counts),
+        per_class=per_class(probs, y[part == main], task.counts, store.meta.classes), n=int((part == main).sum()),
+        seconds=seconds, started=task.started, parameters_requested=task.parameters,
+        branch=branch, method=method, round=round,
+        extra={"counts": task.counts.tolist(), "classes": list(store.meta.classes)} | extra)
     return path
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #68af0c7f
@@ -109,7 +114,9 @@ def halves(
 ) -> list[tuple[np.ndarray, np.ndarray]]: # two pairs (train, score) of positions into the source
     "Two folds over the source people: every second person, in order of their names."
     people = sorted(set(subjects.tolist()))
-    if len(people) < 2: raise MgrError(f"one source person ({people[0]}) cannot be held out", "use a split with two or more source people")
+    if len(people) < 2:
+        raise MgrError(f"one source person ({people[0]}) cannot be held out",
+                       "use a split with two or more source people")
     first = np.isin(subjects, people[::2])
     return [(np.flatnonzero(first), np.flatnonzero(~first)), (np.flatnonzero(~first), np.flatnonzero(first))]
 
@@ -134,10 +141,12 @@ def run_heldout(
     "Scores of all source people by networks that did not see them."
     source, rows, seconds = task.split.source, [], 0.
     for k, (train, score) in enumerate(halves(np.asarray(task.store.subjects)[source])):
-        net, _, s = train_branch(task, branch, source[train], task.run.seed, task.work/task.run.folder/f"{branch}-{k}.state")
+        state = task.work/task.run.folder/f"{branch}-{k}.state"
+        net, _, s = train_branch(task, branch, source[train], task.run.seed, state)
         rows.append((source[score], predict(net, branch, task.store, source[score], task.cfg)))
         seconds += s
-    return write(task, task.run.outputs()[0], branch, {"val": tuple(map(np.concatenate, zip(*rows)))}, seconds, method="heldout")
+    scores = {"val": tuple(map(np.concatenate, zip(*rows)))}
+    return write(task, task.run.outputs()[0], branch, scores, seconds, method="heldout")
 
 def run_source(
     task: Task,
@@ -147,18 +156,22 @@ def run_source(
     folder = task.work/task.run.folder/"source"
     net, history, seconds = train_branch(task, branch, task.split.source, task.run.seed, folder/f"{branch}.state")
     scores = {"test": (task.split.target, predict(net, branch, task.store, task.split.target, task.cfg))}
-    if len(task.split.val): scores["val"] = (task.split.val, predict(net, branch, task.store, task.split.val, task.cfg))
+    if len(task.split.val):
+        scores["val"] = (task.split.val, predict(net, branch, task.store, task.split.val, task.cfg))
     if len(seen := seen_clips(task)): scores["seen"] = (seen, predict(net, branch, task.store, seen, task.cfg))
-    save_tensors(folder/f"{branch}.safetensors", net.state_dict(), {"branch": branch, "config": to_dict(task.cfg), "classes": list(task.store.meta.classes)})
+    save_tensors(folder/f"{branch}.safetensors", net.state_dict(), {
+        "branch": branch, "config": to_dict(task.cfg), "classes": list(task.store.meta.classes)})
     loss = np.array([h["loss"] for h in history])
-    return write(task, task.run.outputs()[0], branch, scores, seconds, parameters=sum(p.numel() for p in net.parameters()),
+    return write(task, task.run.outputs()[0], branch, scores, seconds,
+                 parameters=sum(p.numel() for p in net.parameters()),
                  loss=[float(x.mean()) for x in np.array_split(loss, min(20, len(loss)))])
 
 def seen_clips(
     task: Task,
 ) -> np.ndarray: # positions; empty where a data set has none
     "Held-out clips of people who are in the source, which only show how large the step to unseen people is."
-    return np.flatnonzero(task.store.manifest["split"].to_numpy() == "seen") if task.run.data == "synth" else np.zeros(0, int)
+    if task.run.data != "synth": return np.zeros(0, int)
+    return np.flatnonzero(task.store.manifest["split"].to_numpy() == "seen")
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #5db76f86
 def choose_tau(
@@ -168,14 +181,14 @@ def choose_tau(
     prior: np.ndarray, # (K,) class shares in the source
     weights: np.ndarray|None = None, # (M,) vote weights
 ) -> float: # in [0,1]
-    "The lowest confidence floor whose consensus is as precise as asked on held-out source people; the highest when none is."
+    "The lowest confidence floor whose consensus is as precise as asked; the highest of the grid when none is."
     grid = np.round(np.arange(.30, .96, .05), 2)
     for tau in grid:
         pl = select(probs, override(cfg.cmpl, {"tau": (float(tau),)}), 1, prior, weights=weights)
         if pl.keep.any() and (pl.y == y)[pl.keep].mean() >= cfg.cmpl.precision: return float(tau)
     return float(grid[-1])
 
-# %% ../../nbs/7_evidence/75_pipeline.ipynb #14179ad2
+# %% ../../nbs/7_evidence/75_pipeline.ipynb #037b1852
 @dataclass(frozen=True)
 class Choices:
     "What held-out source people decided."
@@ -203,7 +216,8 @@ def make_choices(
     y = scores[branches[0]][1]
     T = {b: fit_temperature(*scores[b]) if cfg.fusion.temperature else 1. for b in branches}
     probs = np.stack([softmax(scores[b][0], T[b]) for b in branches])
-    weights = tune_weights(probs, y, step=cfg.fusion.step) if cfg.fusion.weights == "tuned" else np.full(len(branches), 1/len(branches))
+    equal = np.full(len(branches), 1/len(branches))
+    weights = tune_weights(probs, y, step=cfg.fusion.step) if cfg.fusion.weights == "tuned" else equal
     tau = (choose_tau(probs, y, cfg, task.counts/task.counts.sum(), weights),) if cfg.cmpl.precision else cfg.cmpl.tau
     return Choices(T, weights, tau)
 
@@ -245,13 +259,15 @@ def run_adapt(
         return fit_temperature(predict(net, b, store, split.val, cfg), np.asarray(store.y)[split.val])
 
     written = []
-    for done in adapt(nets, store, Labelled.of(store, split.source), unlabelled, cfg, method.removesuffix("-inductive"), run.seed,
-                      temperature, choices.weights, folder/method, METHOD_ROUNDS[run.what]):
+    for done in adapt(nets, store, Labelled.of(store, split.source), unlabelled, cfg,
+                      method.removesuffix("-inductive"), run.seed, temperature, choices.weights, folder/method,
+                      METHOD_ROUNDS[run.what]):
         for b, net in nets.items():
             scores = {p: (i, predict(net, b, store, i, cfg)) for p, i in parts.items()}
-            written.append(write(task, run.folder/f"{method}-{done.number}"/f"{b}.json", b, scores, done.seconds[b], method, done.number,
-                                 pseudo=done.diagnostics.get(b), temperature=choices.temperature[b], tau=list(choices.tau),
-                                 weights=choices.weights.tolist()))
+            path = run.folder/f"{method}-{done.number}"/f"{b}.json"
+            written.append(write(task, path, b, scores, done.seconds[b], method, done.number,
+                                 pseudo=done.diagnostics.get(b), temperature=choices.temperature[b],
+                                 tau=list(choices.tau), weights=choices.weights.tolist()))
     return written
 
 def execute(

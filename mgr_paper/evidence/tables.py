@@ -48,7 +48,8 @@ class Results:
         for r in read_records(Path(folder)/data) if (Path(folder)/data).is_dir() else ():
             if r["method"] == "heldout": out.heldout.setdefault(r["split"], {})[r["branch"]] = r
             else: out.records.setdefault(Key(r["split"], r["seed"], r["method"], r["round"]), {})[r["branch"]] = r
-        if not out.records: raise MgrError(f"no records of {data} in {folder}", f"run mgr-paper reproduce --data {data} first")
+        if not out.records:
+            raise MgrError(f"no records of {data} in {folder}", f"run mgr-paper reproduce --data {data} first")
         return out
 
     def scores(self, record: dict) -> dict: # logits, y, ids, part
@@ -69,8 +70,9 @@ class Results:
         settings: tuple[str, ...]|None = None,
     ) -> list[Key]: # of complete runs, sorted
         "Complete runs of a method."
-        found = [k for k in self.records if self.complete(k) and method in (None, k.method) and round in (None, k.round)]
-        return sorted((k for k in found if settings is None or k.setting in settings), key=lambda k: (k.setting, k.seed, k.method, k.round))
+        found = [k for k in self.records if self.complete(k) and method in (None, k.method)
+                 and round in (None, k.round) and (settings is None or k.setting in settings)]
+        return sorted(found, key=lambda k: (k.setting, k.seed, k.method, k.round))
 
 # %% ../../nbs/7_evidence/73_tables.ipynb #9a4fd525
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def panel(
     tune, now_ = [], []
     for b in results.branches:
         own = results.scores(runs[b])
-        if held is None and not _part(own, "val").any(): raise MgrError(f"{key.setting} has no held-out scores for {b}", "run its 'heldout' runs")
+        if held is None and not _part(own, "val").any():
+            raise MgrError(f"{key.setting} has no held-out scores for {b}", "run its 'heldout' runs")
         first = results.scores(held[b] if held else before[b])
         tune.append((first["logits"][_part(first, "val")], first["y"][_part(first, "val")]))
         now_.append(tune[-1] if held else (own["logits"][_part(own, "val")], own["y"][_part(own, "val")]))
@@ -105,7 +108,8 @@ def panel(
     own = [results.scores(runs[b]) for b in results.branches]
     m = _part(own[0], part)
     logits = np.stack([s["logits"][m] for s in own])
-    return Panel(np.stack([softmax(z, t) for z, t in zip(logits, T)]), own[0]["y"][m], (own[0]["subject_id"][m], own[0]["video_id"][m]), weights, T, logits)
+    probs = np.stack([softmax(z, t) for z, t in zip(logits, T)])
+    return Panel(probs, own[0]["y"][m], (own[0]["subject_id"][m], own[0]["video_id"][m]), weights, T, logits)
 
 # %% ../../nbs/7_evidence/73_tables.ipynb #1578c276
 VOTES = {"equal vote": "mean of calibrated probabilities", "vote": "weights tuned on held-out source people",
@@ -156,8 +160,15 @@ def main_table(
     rows = {}
     for method, r in stages(results, settings):
         runs = [stream_predictions(results, k) for k in results.keys(method, r, settings)]
-        rows[label(method, r)] = {name: interval_text(pooled(stat, [(y, p[name], g) for p, y, g in runs])) for name in runs[0][0]}
-    return pd.DataFrame(rows).T.reindex(columns=[*results.branches, *VOTES]).fillna("—")
+        rows[label(method, r)] = {name: interval_text(pooled(stat, [(y, p[name], g) for p, y, g in runs]))
+                                  for name in runs[0][0]}
+    for b in DATA[results.data].extra:  # trained on the source only, they do not vote
+        records = [results.records[k][b] for k in results.keys("source", 0, settings) if b in results.records[k]]
+        own = [(s, _part(s, "test")) for s in map(results.scores, records)]
+        runs = [(s["y"][m], s["logits"][m].argmax(-1), (s["subject_id"][m], s["video_id"][m])) for s, m in own]
+        if runs: rows[label("source", 0)][b] = interval_text(pooled(stat, runs))
+    table = pd.DataFrame(rows).T.reindex(columns=[*results.branches, *DATA[results.data].extra, *VOTES])
+    return table.dropna(axis=1, how="all").fillna("—")
 
 # %% ../../nbs/7_evidence/73_tables.ipynb #b1cb5569
 def difference_table(
@@ -169,12 +180,14 @@ def difference_table(
     "How much one method is better than another, stream by stream."
     rows = []
     for a, b in pairs:
-        keys = [(k, Key(k.setting, k.seed, *b)) for k in results.keys(*a, settings) if results.complete(Key(k.setting, k.seed, *b))]
+        keys = [(k, Key(k.setting, k.seed, *b)) for k in results.keys(*a, settings)]
+        keys = [(ka, kb) for ka, kb in keys if results.complete(kb)]
         both = [(stream_predictions(results, ka), stream_predictions(results, kb)) for ka, kb in keys]
         for name in (*results.branches, "equal vote", "vote") if both else ():
             runs = [(y, pa[name], pb[name], g) for (pa, y, g), (pb, _, _) in both]
             test = sign_flip(list(by_person("f1_micro", runs).values()))
-            rows.append(dict(comparison=f"{label(*a)} − {label(*b)}", stream=name, difference=interval_text(pooled(stat, runs), signed=True),
+            rows.append(dict(comparison=f"{label(*a)} − {label(*b)}", stream=name,
+                             difference=interval_text(pooled(stat, runs), signed=True),
                              p=test["p"], people=test["people"], runs=len(runs)))
     table = pd.DataFrame(rows)
     if len(table): table.insert(4, "p (Holm)", holm(table["p"]).round(4))
@@ -185,7 +198,7 @@ def pseudo_table(
     results: Results,
     settings: tuple[str, ...],
     methods: tuple[str, ...] = ("cmpl", "self"),
-) -> pd.DataFrame: # rows method, round, branch: coverage, precision and histogram distance, mean over runs with least and greatest
+) -> pd.DataFrame: # rows method, round, branch: coverage, precision, KL in nats; mean over runs with least and greatest
     "How many clips were labelled, and how many of those rightly."
     rows = []
     for m in methods:
@@ -195,9 +208,12 @@ def pseudo_table(
                 d = [results.records[k][b]["extra"]["pseudo"] for k in keys]
                 d = [x for x in d if x]
                 if not d: continue
-                show = lambda key: (lambda v: f"{np.mean(v):.3f} ({min(v):.3f}–{max(v):.3f})" if len(v) else "—")([x[key] for x in d if x[key] is not None])
-                rows.append(dict(method=METHOD_LABEL[m], round=r, student=b, coverage=show("coverage"), precision=show("precision"),
-                                 **{"KL to the true histogram": show("kl_true")}, runs=len(d)))
+                def show(key):
+                    v = [x[key] for x in d if x[key] is not None]
+                    return f"{np.mean(v):.3f} ({min(v):.3f}–{max(v):.3f})" if v else "—"
+                rows.append({"method": METHOD_LABEL[m], "round": r, "student": b, "coverage": show("coverage"),
+                             "precision": show("precision"), "KL to the true histogram": show("kl_true"),
+                             "runs": len(d)})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/7_evidence/73_tables.ipynb #bc8b4c57
@@ -211,8 +227,10 @@ def temperature_table(
         panels = [panel(results, k) for k in results.keys(m, r, settings)]
         for i, b in enumerate(results.branches):
             mean = lambda f: round(float(np.mean([f(p) for p in panels])), 3)
-            rows.append({"method": label(m, r), "branch": b, "T": mean(lambda p: p.temperature[i]), "vote weight": mean(lambda p: p.weights[i]),
-                         "ECE, T = 1": mean(lambda p: ece(softmax(p.logits[i]), p.y)), "ECE, chosen T": mean(lambda p: ece(p.probs[i], p.y)), "runs": len(panels)})
+            rows.append({"method": label(m, r), "branch": b,
+                         "T": mean(lambda p: p.temperature[i]), "vote weight": mean(lambda p: p.weights[i]),
+                         "ECE, T = 1": mean(lambda p: ece(softmax(p.logits[i]), p.y)),
+                         "ECE, chosen T": mean(lambda p: ece(p.probs[i], p.y)), "runs": len(panels)})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/7_evidence/73_tables.ipynb #001e86a0
@@ -225,7 +243,8 @@ def per_setting_table(
     for setting in settings:
         for m, r in stages(results, (setting,)):
             runs = [stream_predictions(results, k) for k in results.keys(m, r, (setting,))]
-            rows.append({"split": setting, "method": label(m, r), **{n: f"{100*np.mean([(p[n] == y).mean() for p, y, _ in runs]):.1f}" for n in runs[0][0]}, "seeds": len(runs)})
+            share = {n: f"{100*np.mean([(p[n] == y).mean() for p, y, _ in runs]):.1f}" for n in runs[0][0]}
+            rows.append({"split": setting, "method": label(m, r), **share, "seeds": len(runs)})
     columns = ["split", "method", *results.branches, *VOTES, "seeds"]
     return pd.DataFrame(rows).reindex(columns=columns).fillna("—")
 
@@ -242,7 +261,8 @@ def save_table(
     tex = (plain.style.hide(axis="index").format(precision=4, escape="latex")
            .to_latex(hrules=True, caption=caption.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")))
     tex = tex.replace("−", "$-$").replace("–", "--")
-    texts = {".csv": plain.to_csv(index=False, lineterminator="\n"), ".md": f"{plain.to_markdown(index=False)}\n\n{caption}\n", ".tex": tex}
+    texts = {".csv": plain.to_csv(index=False, lineterminator="\n"),
+             ".md": f"{plain.to_markdown(index=False)}\n\n{caption}\n", ".tex": tex}
     for suffix, text in texts.items():
         with atomic_path(path.with_name(path.name + suffix)) as tmp: tmp.write_text(text, encoding="utf-8")
     return [path.with_name(path.name + s) for s in texts]

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'H', 'W', 'STRIDE', 'shade', 'backdrop', 'Look', 'look', 'Pen', 'Scene', 'draw_hand', 'draw_arm',
-           'draw_trunk', 'draw_head', 'draw', 'grain', 'develop', 'view', 'make_clip', 'prepare_synth']
+           'draw_trunk', 'draw_head', 'draw', 'view', 'make_clip', 'grain', 'develop', 'prepare_synth']
 
 # %% ../../nbs/1_preprocessing/18b_synth_video.ipynb #19261c14
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from typing import NamedTuple
@@ -203,6 +204,26 @@ def draw(
         pen.line([middle-v, middle+v], look.thing, .03)
     return pen.im
 
+# %% ../../nbs/1_preprocessing/18b_synth_video.ipynb #51f5aa42
+def view(
+    joints:np.ndarray, # (...,3) pixels of the camera and confidence
+) -> np.ndarray: # the same in pixels of the drawn picture
+    "Joints where the drawing has them."
+    xy = (joints[..., :2]+.5)/SCALE-.5
+    return np.concatenate([xy*(joints[..., 2:] > 0), joints[..., 2:]], -1).astype(np.float32)
+
+def make_clip(
+    cfg:SynthConfig,
+    i:int, # number in the plan
+) -> Clip:
+    "Clip `i`: joints as estimated, video as filmed and cropped."
+    row, mo = plan(cfg)[i], motion(cfg, i)
+    J, face = estimate(cfg, i, mo), look(cfg, row.subject, row.video)
+    frames = np.stack([np.asarray(draw(mo, face, t)) for t in range(0, len(J), STRIDE)])
+    box = crop_box(view(J[::STRIDE]), frames, layout('openpose137'), (H, W), SaliencyConfig(grid=64, margin=1.05))
+    video = develop(crop_frames(frames, box, cfg.size), face, rng(cfg.seed, 'sensor', i), cfg.noise, grain(cfg.seed))
+    return Clip(f'{row.video}_{i:04d}', row.video, row.subject, row.y, J, video, split=row.split)
+
 # %% ../../nbs/1_preprocessing/18b_synth_video.ipynb #75aef3cc
 STRIDE = 2  # every second frame is drawn
 
@@ -253,7 +274,11 @@ def prepare_synth(
     "Make the benchmark."
     meta = StoreMeta('synth', 'openpose137', CLASSES, float(FPS), HEIGHT, WIDTH, True, 'rgb', f'simulated, seed {cfg.seed}')
     n = len(plan(cfg))
-    with StoreWriter(store_path, meta) as out, ProcessPoolExecutor(jobs, get_context('spawn')) as pool:
-        for clip in progress(pool.map(partial(make_clip, cfg), range(n), chunksize=16), 'synth', n): out.add(clip)
+    with StoreWriter(store_path, meta) as out, ExitStack() as stack:
+        if jobs == 1: clips = map(partial(make_clip, cfg), range(n))
+        else:
+            pool = stack.enter_context(ProcessPoolExecutor(jobs, get_context('spawn')))
+            clips = pool.map(partial(make_clip, cfg), range(n), chunksize=16)
+        for clip in progress(clips, 'synth', n): out.add(clip)
     store = ClipStore(store_path)
     return dict(clips=store.n, people=len(set(store.subjects)), fingerprint=store.fingerprint)

@@ -40,9 +40,11 @@ def load_tensors(
     try:
         with safe_open(path, framework="pt") as f:
             meta, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e: raise MgrError(f"{path} is not a readable safetensors file ({e})", "delete it and train again") from e
+    except SafetensorError as e:
+        raise MgrError(f"{path} is not a readable safetensors file ({e})", "delete it and train again") from e
     if meta.get("schema") != str(SCHEMA):
-        raise MgrError(f"{path} has checkpoint schema {meta.get('schema')}, this version reads {SCHEMA}", "train it again")
+        raise MgrError(f"{path} has checkpoint schema {meta.get('schema')}, this version reads {SCHEMA}",
+                       "train it again")
     return tensors, json.loads(meta["config"])
 
 # %% ../../nbs/4_training/40_checkpoints.ipynb #6394171c
