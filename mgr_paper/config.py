@@ -236,7 +236,7 @@ _SYNTH = {  # smaller still, as the benchmark has ten times the clips; chosen on
     'joint.frames': 32, 'joint.widths': (32, 64, 128), 'joint.dropout': 0., 'joint.head_dropout': 0.1, 'train.joint.batch': 16,
     'heatmap.crop': 0.85,
     'augment.rotate_deg': 8., 'augment.speed': 1.15, 'augment.drop': 0.02, 'augment.jitter': 0.003,
-    'train.epochs': 14, 'train.joint.epochs': 16, 'train.heatmap.epochs': 18, 'train.views': 2, 'train.swin.lr': 1e-3}
+    'train.epochs': 14, 'train.joint.epochs': 16, 'train.heatmap.epochs': 18, 'train.views': 2, 'train.swin.lr': 1e-3, 'cmpl.epochs': (2,)}
 TIERS = {'smoke': _SMALL | _TINY, 'quick': _SMALL, 'bench': _SMALL, 'paper': {}}
 DATA = {
     'synth': {},
