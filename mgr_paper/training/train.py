@@ -194,7 +194,7 @@ def make_optimizer(
     lr = recipe.lr*lr_scale
     opt = torch.optim.AdamW(param_groups_weight_decay(net, recipe.weight_decay), lr=lr)
     warm = round(min(1., recipe.warmup/recipe.epochs)*steps)
-    return opt, CosineLRScheduler(opt, t_initial=steps, lr_min=lr/100, warmup_t=warm, warmup_lr_init=lr/10,
+    return opt, CosineLRScheduler(opt, t_initial=max(2, steps), lr_min=lr/100, warmup_t=warm, warmup_lr_init=lr/10,
                                   t_in_epochs=False)
 
 # %% ../../nbs/4_training/41_train.ipynb #760416b1
