@@ -31,7 +31,7 @@ class JointConfig(Config):
     head_dropout: float = setting(0.0, 'ours', 'before the classifier', low=0, high=0.95)
     in_streams: tuple[str, ...] = setting(('position', 'motion', 'bone'), 'default', 'concatenated at the input',
         choices=('position', 'motion', 'bone'))
-    conf_floor: float = setting(0.1, 'default', 'joints below it are filled in from other frames', low=0, high=1)
+    conf_floor: float = setting(0.1, 'default', 'joints below it count as missing', low=0, high=1)
 
 # %% ../nbs/01_config.ipynb #1f9b5407
 @dataclass(frozen=True)

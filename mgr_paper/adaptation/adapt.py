@@ -73,7 +73,7 @@ def student(
     state: Path|None = None, # file of the unfinished training
 ) -> list[dict]: # history
     "Continue one network for a round on source clips and the kept pseudo-labels."
-    c, seed = cfg.cmpl, seed*100 + r  # every round draws its own batches
+    c, seed = cfg.cmpl, seed + 1000*r  # every round draws its own batches
     pseudo = None
     if labels is not None and labels.keep.any():
         k = labels.keep

@@ -266,7 +266,7 @@ def run_adapt(
             scores = {p: (i, predict(net, b, store, i, cfg)) for p, i in parts.items()}
             path = run.folder/f"{method}-{done.number}"/f"{b}.json"
             written.append(write(task, path, b, scores, done.seconds[b], method, done.number,
-                                 pseudo=done.diagnostics.get(b), temperature=choices.temperature[b],
+                                 pseudo=done.diagnostics.get(b), temperature=temperature(b, net),
                                  tau=list(choices.tau), weights=choices.weights.tolist()))
     return written
 

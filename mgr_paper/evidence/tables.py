@@ -185,7 +185,7 @@ def difference_table(
         both = [(stream_predictions(results, ka), stream_predictions(results, kb)) for ka, kb in keys]
         for name in (*results.branches, "equal vote", "vote") if both else ():
             runs = [(y, pa[name], pb[name], g) for (pa, y, g), (pb, _, _) in both]
-            test = sign_flip(list(by_person("f1_micro", runs).values()))
+            test = sign_flip(list(by_person(stat, runs).values()))
             rows.append(dict(comparison=f"{label(*a)} − {label(*b)}", stream=name,
                              difference=interval_text(pooled(stat, runs), signed=True),
                              p=test["p"], people=test["people"], runs=len(runs)))

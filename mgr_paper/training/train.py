@@ -245,11 +245,12 @@ def fit(
     "Train in place; an interrupted call with the same arguments goes on from its state file."
     recipe, objective = cfg.train[name], Objective(cfg.loss, source.y, store.K)
     steps = steps or count_steps(recipe, len(source.indices))
+    accelerator = Accelerator()
+    net.to(accelerator.device)  # before its running average copies it
     ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
     opt, sched = make_optimizer(net, recipe, steps, lr_scale)
     start = unpack_state(load_tensors(state)[0], net, opt, ema) if state and state.exists() else 0
     stop, history = steps if max_batches is None else min(steps, start + max_batches), []
-    accelerator = Accelerator()
     model, opt = accelerator.prepare(net, opt)
     shard = (accelerator.process_index, accelerator.num_processes)
     sets = [("source", source)] + ([("pseudo", pseudo)] if pseudo is not None else [])
@@ -258,7 +259,7 @@ def fit(
     model.train()
     for step, *batches in zip(progress(range(start, stop), f"{name}, seed {seed}"), *loaders):
         torch.manual_seed(step_seed(seed, step))  # dropout and the like
-        draw = torch.Generator().manual_seed(step_seed(seed, step))  # augmentation
+        draw = torch.Generator().manual_seed(step_seed(seed, step) + 1)  # augmentation: not the numbers of dropout again
         sched.step_update(step)
         loss, row = step_loss(model, net.head, batches, lambda x: augment(name, x, cfg, draw), objective, eta,
                               recipe.precision, accelerator.device)
