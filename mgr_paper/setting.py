@@ -136,7 +136,7 @@ def sources(
         for f in fields(cfg):
             value, usual = getattr(cfg, f.name), getattr(base, f.name)
             if is_dataclass(value): yield from walk(value, usual, f.metadata or group, f'{prefix}{f.name}.')
-            elif value == f.default: yield prefix+f.name, value, f.metadata['source'], f.metadata['why']
+            elif value == usual == f.default: yield prefix+f.name, value, f.metadata['source'], f.metadata['why']
             elif value == usual: yield prefix+f.name, value, group['source'], group['why']
             else: yield prefix+f.name, value, 'ours', f'instead of {usual!r}'
     return list(walk(cfg, type(cfg)(), {}, ''))

@@ -81,7 +81,7 @@ def test_smoke_plan_fills_the_records(records):
         scores = load_scores(Path(r['path']).with_suffix('.npz'))
         scored = 'test' if 'test' in scores['part'] else 'val'
         assert (scores['part'] == scored).sum() == r['n'] and r['tier'] == 'smoke' and r['data']['simulated']
-    assert {r['branch'] for r in found} == set(DATA['synth'].branches)
+    assert {r['branch'] for r in found} == {*DATA['synth'].branches, *DATA['synth'].extra}
 
 
 @pytest.mark.parametrize('name', READERS)

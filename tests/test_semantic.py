@@ -33,3 +33,8 @@ def test_table_is_package_data():
     patterns = [f'{package.replace(".", "/")}/{glob}' for package, globs in data.items() for glob in globs]
     top = TABLE.parents[2]  # the folder that holds the package
     assert any(TABLE in top.glob(p) for p in patterns), f'{TABLE.name} would be missing from the wheel'
+
+
+def test_simulated_classes_are_those_of_imigue():
+    from mgr_paper.preprocessing.synth import CLASSES
+    np.testing.assert_array_equal(targets(CLASSES), targets('imigue'))
