@@ -95,7 +95,7 @@ def prepare(
     folder: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the raw data; '-' for synth, which reads none.")],
     store: Annotated[Path, typer.Argument(help="Clip store to write.")],
     tier: Annotated[str, typer.Option(help="Of synth: whose size and people.")] = "quick",
-    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Of synth: a setting that differs, such as synth.clips=200.")] = [],
+    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Of synth: a setting that differs, such as synth.contrast=0.5.")] = [],
 ):
     "Turn raw data into a clip store, and report what was found, skipped and why."
     if kind not in KINDS: raise MgrError(f"data of kind {kind!r} cannot be prepared in this version", f"use one of {', '.join(KINDS)}")

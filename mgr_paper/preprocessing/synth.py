@@ -105,7 +105,7 @@ def habit(
     r, g, who = rng(cfg.seed, 'habit', name, y), cfg.style, person(cfg, name)
     extra = g*r.normal(size=13)*[.17, .20, .13, .022, .065, .11, .055, .009, .011, .011, .3, 0, 0]
     left = float(np.clip(who.left+.5*g*r.normal(), .05, .95))
-    return Habit(np.exp(.4*g*r.normal()), np.exp(.6*g*r.normal()), left, r.random(), .048*g*r.normal(size=3),
+    return Habit(np.exp(.5*g*r.normal()), np.exp(.6*g*r.normal()), left, r.random(), .06*g*r.normal(size=3),
                  .14*g*r.normal(size=3), extra, np.exp(r.normal(size=5)*[.9, .6, .4, .6, .3]*g), .4*g*r.normal(size=5))
 
 # %% ../../nbs/1_preprocessing/12_synth.ipynb #ae0b586b
