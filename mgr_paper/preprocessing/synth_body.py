@@ -119,47 +119,6 @@ def elbow_wrist(
     pole = unit(pole-(pole*v).sum(-1, keepdims=True)*v)
     return shoulder+x*v+np.sqrt(np.maximum(a*a-x*x, 1e-6))*pole, shoulder+v*d
 
-# %% ../../nbs/1_preprocessing/12c_synth_body.ipynb #f0d86561
-UPPER, FORE, HAND = .285, .255, .16  # m: upper arm, forearm, from wrist to the middle of the fingers
-BASE = np.array([[.028, .030], [.085, .026], [.088, .008], [.084, -.010], [.076, -.027]])  # fingers: along, thumbwards
-BONES = np.array([[.036, .030, .024], [.042, .026, .022], [.046, .030, .023], [.042, .028, .022], [.034, .020, .019]])
-FAN = np.array([.75, .12, .02, -.08, -.18])  # rad
-
-def unit(v): return v/np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
-
-def hand_points(
-    wrist:np.ndarray, # (T,3) m
-    point:np.ndarray, # (T,3) unit, where the hand points
-    palm:np.ndarray, # (T,3) where it faces
-    side:int, # 1: left
-    curl:np.ndarray, # (T,5) bend of the fingers, rad
-    scale:float, # of the person
-) -> np.ndarray: # (T,21,3) in OpenPose's order
-    "A hand: its root and five fingers of four points."
-    n = unit(palm-(palm*point).sum(-1, keepdims=True)*point)
-    thumb, out = side*np.cross(point, n), [wrist[:, None]]
-    for f in range(5):
-        root = (wrist+scale*(BASE[f, 0]*point+BASE[f, 1]*thumb))[:, None]
-        d, bend = np.cos(FAN[f])*point+np.sin(FAN[f])*thumb, (curl[:, f, None]*np.array([.5, 1.5, 2.4]))[..., None]
-        bones = scale*BONES[f, :, None]*(np.cos(bend)*d[:, None]+np.sin(bend)*n[:, None])
-        out += [root, root+np.cumsum(bones, 1)]
-    return np.concatenate(out, 1)
-
-def elbow_wrist(
-    shoulder:np.ndarray, # (T,3) m
-    wrist:np.ndarray, # (T,3) where the wrist should be
-    side:int, # 1: left
-    flare:np.ndarray, # (T,) how far the elbow stands out
-    scale:float, # of the arm
-) -> tuple[np.ndarray,np.ndarray]: # elbow (T,3), wrist (T,3) as far as the arm reaches
-    "Two bones between shoulder and wrist."
-    a, b, v = UPPER*scale, FORE*scale, unit(wrist-shoulder)
-    d = np.clip(np.linalg.norm(wrist-shoulder, axis=-1, keepdims=True), .12, .985*(a+b))
-    x = (a*a-b*b+d*d)/(2*d)
-    pole = np.stack([flare*side, 1+0*flare, -.45+0*flare], -1)
-    pole = unit(pole-(pole*v).sum(-1, keepdims=True)*v)
-    return shoulder+x*v+np.sqrt(np.maximum(a*a-x*x, 1e-6))*pole, shoulder+v*d
-
 # %% ../../nbs/1_preprocessing/12c_synth_body.ipynb #cf30a840
 def hand_pose(
     act:Act,

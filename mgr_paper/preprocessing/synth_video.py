@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'H', 'W', 'STRIDE', 'shade', 'backdrop', 'Look', 'look', 'Pen', 'Scene', 'draw_hand', 'draw_arm',
-           'draw_trunk', 'draw_head', 'draw', 'view', 'make_clip', 'grain', 'develop', 'prepare_synth']
+           'draw_trunk', 'draw_head', 'draw', 'view', 'grain', 'develop', 'make_clip', 'prepare_synth']
 
 # %% ../../nbs/1_preprocessing/18b_synth_video.ipynb #19261c14
 from concurrent.futures import ProcessPoolExecutor
@@ -212,18 +212,6 @@ def view(
     xy = (joints[..., :2]+.5)/SCALE-.5
     return np.concatenate([xy*(joints[..., 2:] > 0), joints[..., 2:]], -1).astype(np.float32)
 
-def make_clip(
-    cfg:SynthConfig,
-    i:int, # number in the plan
-) -> Clip:
-    "Clip `i`: joints as estimated, video as filmed and cropped."
-    row, mo = plan(cfg)[i], motion(cfg, i)
-    J, face = estimate(cfg, i, mo), look(cfg, row.subject, row.video)
-    frames = np.stack([np.asarray(draw(mo, face, t)) for t in range(0, len(J), STRIDE)])
-    box = crop_box(view(J[::STRIDE]), frames, layout('openpose137'), (H, W), SaliencyConfig(grid=64, margin=1.05))
-    video = develop(crop_frames(frames, box, cfg.size), face, rng(cfg.seed, 'sensor', i), cfg.noise, grain(cfg.seed))
-    return Clip(f'{row.video}_{i:04d}', row.video, row.subject, row.y, J, video, split=row.split)
-
 # %% ../../nbs/1_preprocessing/18b_synth_video.ipynb #75aef3cc
 STRIDE = 2  # every second frame is drawn
 
@@ -246,13 +234,6 @@ def develop(
     return np.clip(frames*light.astype(np.float32)+film, 0, 255).astype(np.uint8)
 
 # %% ../../nbs/1_preprocessing/18b_synth_video.ipynb #0268e3f3
-def view(
-    joints:np.ndarray, # (...,3) pixels of the camera and confidence
-) -> np.ndarray: # the same in pixels of the drawn picture
-    "Joints where the drawing has them."
-    xy = (joints[..., :2]+.5)/SCALE-.5
-    return np.concatenate([xy*(joints[..., 2:] > 0), joints[..., 2:]], -1).astype(np.float32)
-
 def make_clip(
     cfg:SynthConfig,
     i:int, # number in the plan
