@@ -411,6 +411,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'mgr_paper/evidence/tables.py'),
                                            'mgr_paper.evidence.tables._part': ( '7_evidence/tables.html#_part',
                                                                                 'mgr_paper/evidence/tables.py'),
+                                           'mgr_paper.evidence.tables.before_of': ( '7_evidence/tables.html#before_of',
+                                                                                    'mgr_paper/evidence/tables.py'),
                                            'mgr_paper.evidence.tables.difference_table': ( '7_evidence/tables.html#difference_table',
                                                                                            'mgr_paper/evidence/tables.py'),
                                            'mgr_paper.evidence.tables.label': ( '7_evidence/tables.html#label',
