@@ -9,7 +9,7 @@ __all__ = ['BRANCHES', 'TIERS', 'DATA', 'BOTH', 'JointConfig', 'HeatmapConfig', 
            'sources', 'to_dict']
 
 # %% ../nbs/01_config.ipynb #211a2089
-import configparser, itertools, json, os
+import configparser, os
 from dataclasses import dataclass
 from pathlib import Path
 from .core import MgrError, choose, root
@@ -110,7 +110,7 @@ class TrainConfig(Config):
     grad_clip: float = setting(5.0, 'ours', 'largest gradient norm; 0: off', low=0)
     ema: float = setting(0.0, 'default', 'decay of averaged weights; 0: off', low=0, high=0.99999)
     precision: str = setting('bf16', 'ours', 'autocast; measured as fast on recent CPUs and GPUs', choices=('fp32',
-        'bf16', 'fp16'))
+        'bf16'))
     views: int = setting(10, 'default', 'temporal draws averaged when scoring', low=1)
     save_every: int = setting(200, 'ours', 'steps between saves of an unfinished training', low=1)
     workers: int = setting(0, 'ours', 'processes that read batches ahead', low=0)
@@ -267,15 +267,7 @@ class Reproduction:
     runs: Path # absolute folder of run records
     figures: Path # absolute folder of tables and figures
     roots: dict # data set -> absolute folder
-    grids: dict # (notebook, *words) -> {parameter: list of values}
     plans: dict # (tier, data) -> {'splits', 'seeds', 'methods', ...: tuple of words}
-
-    def grid(self, notebook:str, tier:str, data:str) -> list[dict]:
-        "Every combination of parameters asked of a notebook in a tier on a data set; one empty one without a grid."
-        merged = {}
-        for (name, *words), values in self.grids.items():
-            if name == notebook and set(words) <= {tier, data}: merged |= values
-        return [dict(zip(merged, c)) for c in itertools.product(*merged.values())]
 
 # %% ../nbs/01_config.ipynb #5d2572f3
 def settings(
@@ -292,24 +284,19 @@ def settings(
         if not ini.read(path, encoding='utf-8'):
             raise MgrError(f'no settings file {path}', 'run inside the repository or set MGR_ROOT')
         main, at = dict(ini['reproduce']), lambda p: root()/Path(p).expanduser()
-        grids, plans = sections('grid', json.loads), sections('plan', lambda v: tuple(v.split()))
+        plans = sections('plan', lambda v: tuple(v.split()))
         roots = {choose(d, DATA, f'data set in [roots] of {path.name}'): at(p) for d, p in ini['roots'].items()}
         main |= {k: int(main[k]) for k in ('jobs', 'threads')} | {k: at(main[k]) for k in ('runs', 'figures')}
     except (configparser.Error, KeyError, ValueError) as e:
         raise MgrError(f'{path.name} cannot be read: {e}', 'mend the line it names') from e
     for k in main: choose(k, Reproduction.__dataclass_fields__, f'key in [reproduce] of {path.name}')
     for s in ini.sections():
-        choose(s.split()[0], ('reproduce', 'roots', 'plan', 'grid'), f'section of {path.name}')
+        choose(s.split()[0], ('reproduce', 'roots', 'plan'), f'section of {path.name}')
     choose(main['tier'], TIERS, 'tier'); choose(main['data'], DATA, 'data set')
-    for g, values in grids.items():
-        for w in g[1:]: choose(w, [*TIERS, *DATA], 'tier or data set')
-        for k, v in values.items():
-            if not isinstance(v, list):
-                raise MgrError(f'[grid {" ".join(g)}] {k} is not a list', 'write values as a JSON list')
     for p in plans:
         if len(p) != 2: raise MgrError(f'[plan {" ".join(p)}] names no tier and data set', 'write [plan TIER DATA]')
         choose(p[0], TIERS, 'tier'); choose(p[1], DATA, 'data set')
-    return Reproduction(**main, roots=roots, grids=grids, plans=plans)
+    return Reproduction(**main, roots=roots, plans=plans)
 
 # %% ../nbs/01_config.ipynb #4affd4b3
 def data_root(

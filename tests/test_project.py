@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from mgr_paper.batch import parameters
-from mgr_paper.config import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb')
@@ -37,12 +35,6 @@ def test_two_settings_files_share_no_key():
 
 def test_nbdev_keeps_the_parameters_tag():
     assert 'tags' in PYPROJECT['tool']['nbdev']['allowed_cell_metadata_keys']
-
-
-def test_grids_name_notebooks_and_their_parameters():
-    for (name, *_), grid in settings().grids.items():
-        known = parameters(ROOT/'nbs'/'ablations'/f'{name}.ipynb')
-        assert set(grid) <= set(known), f'[grid {name}]'
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)

@@ -19,7 +19,7 @@ from ..adaptation.adapt import adapt
 from ..adaptation.cmpl import select
 from ..config import RunConfig, data_root, override, settings, tier_config, to_dict
 from ..core import MgrError, rng
-from .experiments import DATA, METHOD_ROUNDS, Run, store_path
+from .experiments import DATA, Run, method_rounds, store_path
 from .metrics import metrics, per_class
 from ..fusion.calibrate import fit_temperature, softmax
 from ..fusion.vote import tune_weights
@@ -261,7 +261,7 @@ def run_adapt(
     written = []
     for done in adapt(nets, store, Labelled.of(store, split.source), unlabelled, cfg,
                       method.removesuffix("-inductive"), run.seed, temperature, choices.weights, folder/method,
-                      METHOD_ROUNDS[run.what]):
+                      method_rounds(run.what, cfg)):
         for b, net in nets.items():
             scores = {p: (i, predict(net, b, store, i, cfg)) for p, i in parts.items()}
             path = run.folder/f"{method}-{done.number}"/f"{b}.json"

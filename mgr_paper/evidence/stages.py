@@ -15,7 +15,7 @@ import numpy as np
 
 from ..config import RunConfig, from_dict, tier_config
 from ..core import MgrError, atomic_path, choose
-from .experiments import DATA, METHOD_ROUNDS, Run
+from .experiments import DATA, Run, method_rounds
 from .metrics import metrics, per_class
 from .stats import Interval, bootstrap
 from ..fusion.calibrate import fit_temperature, softmax
@@ -107,11 +107,10 @@ def adapt_runs(
     store: Path, # clip store
     folders: list[Path], # one trained run of every voting branch
     out: Path, # new folder: round-<r>/<branch>, each a run's folder again
-    method: str = "cmpl", # one of METHOD_ROUNDS
+    method: str = "cmpl", # cmpl, self, continued, oracle or cmpl-inductive
 ) -> list[dict]: # records, round by round
     "Let trained networks label the unseen people's clips for each other, and learn from it."
     store, out, folders = ClipStore(store), new_folder(out), [Path(f) for f in folders]
-    choose(method, METHOD_ROUNDS, "adaptation method")
     records = matching_runs(folders, ("data", "split", "seed", "config", "method"))
     first, branches = records[0], DATA[records[0]["data"]["name"]].branches
     if first["method"] != "source": raise MgrError(f"{folders[0]} is adapted already", "give the folders that train wrote")
@@ -120,12 +119,12 @@ def adapt_runs(
         raise MgrError(f"runs of {', '.join(r['branch'] for r in records)} were given", f"adaptation takes one run of each of {', '.join(branches)}")
     from mgr_paper.evidence import pipeline
     cfg = from_dict(first["config"], RunConfig)
-    run = Run("adapt", first["data"]["name"], cfg.split, cfg.long_tail, first["seed"], method)
+    run = Run("adapt", first["data"]["name"], cfg.split, cfg.long_tail, first["seed"], method, method_rounds(method, cfg))
     with atomic_path(out) as tmp:
         task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", tmp/"work", first["parameters_requested"], now())
         for f, r in zip(folders, records): lay_out(task, f, r["branch"])
         pipeline.run_adapt(task, method)
-        for r in range(1, METHOD_ROUNDS[method] + 1):
+        for r in range(1, run.rounds + 1):
             for f, b in zip(folders, [r["branch"] for r in records]):
                 to = tmp/f"round-{r}"/b
                 to.mkdir(parents=True)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import MgrError, atomic_path
-from .experiments import DATA, METHOD_LABEL, METHOD_ROUNDS
+from .experiments import DATA, METHOD_LABEL
 from .stats import by_person, holm, interval_text, people_text, pooled, sign_flip
 from ..fusion.calibrate import ece, fit_temperature, softmax
 from ..fusion.vote import tune_weights, vote
@@ -144,15 +144,16 @@ def stages(
     settings: tuple[str, ...], # to average over
 ) -> list[tuple[str, int]]: # (method, round) that every one of the settings has
     "Methods and rounds that are there for all settings."
-    out = [("source", 0)] + [(m, r) for m, n in METHOD_ROUNDS.items() for r in range(1, n + 1)]
-    return [(m, r) for m, r in out if settings and set(settings) <= {k.setting for k in results.keys(m, r)}]
+    out = sorted({(k.method, k.round) for k in results.keys(settings=settings)},
+                 key=lambda mr: (list(METHOD_LABEL).index(mr[0]), mr[1]))
+    return [(m, r) for m, r in out if set(settings) <= {k.setting for k in results.keys(m, r)}]
 
 def label(
     method: str,
     round: int,
 ) -> str: # row label
     "How a method and round are called in tables."
-    return METHOD_LABEL[method] + (f", round {round}" if round and METHOD_ROUNDS[method] > 1 else "")
+    return METHOD_LABEL[method] + (f", round {round}" if method == "cmpl" else "")
 
 def main_table(
     results: Results,
@@ -209,9 +210,9 @@ def pseudo_table(
     "How many clips were labelled, and how many of those rightly."
     rows = []
     for m in methods:
-        for r in range(1, METHOD_ROUNDS[m] + 1):
+        for r in sorted({k.round for k in results.keys(m, settings=settings)}):
             keys = results.keys(m, r, settings)
-            for b in results.branches if keys else ():
+            for b in results.branches:
                 d = [results.records[k][b]["extra"]["pseudo"] for k in keys]
                 d = [x for x in d if x]
                 if not d: continue

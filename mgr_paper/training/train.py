@@ -205,7 +205,7 @@ def step_loss(
     change: Callable, # augmentation: (N,T,...) -> (N,T,...)
     objective: Objective,
     eta: float, # weight of the pseudo-labelled half
-    precision: str, # 'bf16', 'fp16' or 'fp32'
+    precision: str, # 'bf16' or 'fp32'
     device: torch.device,
 ) -> tuple[Tensor, dict[str, float]]: # () loss, and its parts
     "One forward pass over both halves of a step."
@@ -221,11 +221,10 @@ def step_loss(
 
 def autocast(
     device: torch.device,
-    precision: str, # 'bf16', 'fp16' or 'fp32'
+    precision: str, # 'bf16' or 'fp32'
 ): # context manager
     "Mixed precision as a recipe asks for."
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 # %% ../../nbs/4_training/41_train.ipynb #be705580
 def fit(
