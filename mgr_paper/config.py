@@ -220,9 +220,9 @@ _SMALL = {  # networks that train in a minute or two on one core; chosen by cros
     'r2plus1d.pretrained': '', 'r2plus1d.motion': True,
     'depth.frames': 12, 'depth.size': 40, 'depth.base': 16, 'depth.blocks': (1, 1, 1, 1),
     'augment.crop': 0.8, 'augment.jitter': 0.02, 'train.epochs': 24, 'train.batch': 16, 'train.lr': 3e-3, 'train.warmup': 2., 'train.views': 4, 'train.ema': 0.99,
-    'train.joint.batch': 32, 'train.joint.weight_decay': 0.02, 'train.joint.epochs': 36,
-    'train.joint3d.batch': 32, 'train.joint3d.weight_decay': 0.02, 'train.joint3d.epochs': 36, 'train.heatmap.epochs': 40,
-    'cmpl.rounds': 2, 'cmpl.epochs': (3,), 'cmpl.eta': (1.,), 'cmpl.lr_scale': 0.3, 'cmpl.restart': 'never', 'cmpl.agree': (-1,),
+    'train.joint.weight_decay': 0.02, 'train.joint.epochs': 36,
+    'train.joint3d.weight_decay': 0.02, 'train.joint3d.epochs': 36, 'train.heatmap.epochs': 60,
+    'cmpl.rounds': 2, 'cmpl.epochs': (5,), 'cmpl.eta': (1.,), 'cmpl.lr_scale': 1., 'cmpl.restart': 'never', 'cmpl.agree': (-1,),
     'cmpl.precision': 0.98, 'cmpl.tau_floor': 0.3}
 _TINY = {
     'joint.widths': (16, 32), 'joint.strides': (2, 2), 'joint.frames': 16,
@@ -233,7 +233,7 @@ _TINY = {
     'train.epochs': 1, 'train.warmup': 0., 'cmpl.epochs': (1,),
     'synth.clips': (64, 64, 64, 64), 'synth.people': (4, 2, 3), 'synth.size': 32}
 _SYNTH = {  # smaller still, as the benchmark has ten times the clips; chosen on its validation people
-    'joint.frames': 32, 'joint.widths': (32, 64, 128), 'joint.dropout': 0., 'joint.head_dropout': 0.1, 'train.joint.batch': 16,
+    'joint.frames': 32, 'joint.widths': (32, 64, 128), 'joint.dropout': 0., 'joint.head_dropout': 0.1,
     'heatmap.crop': 0.85,
     'augment.rotate_deg': 8., 'augment.speed': 1.15, 'augment.drop': 0.02, 'augment.jitter': 0.003,
     'train.epochs': 14, 'train.joint.epochs': 16, 'train.heatmap.epochs': 18, 'train.views': 2, 'train.swin.lr': 1e-3, 'cmpl.epochs': (2,)}
