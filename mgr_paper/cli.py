@@ -30,7 +30,8 @@ class Command(TyperGroup):
         try: code = super().main(*args, standalone_mode=False, **kwargs)
         except MgrError as e: self.fail(str(e))
         except Abort: self.fail("interrupted")
-        except TyperException as e: self.fail(f"{' '.join(e.format_message().split()).rstrip('.')}. try: mgr-paper --help")
+        except TyperException as e:
+            self.fail(f"{' '.join(e.format_message().split()).rstrip('.')}. try: mgr-paper --help")
         else: sys.exit(code if isinstance(code, int) else 0)
 
     @staticmethod
@@ -40,7 +41,8 @@ class Command(TyperGroup):
         print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
 
-app = typer.Typer(name="mgr-paper", cls=Command, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True,
+app = typer.Typer(name="mgr-paper", cls=Command,
+                  no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True,
                   help="Micro-gesture recognition: train, adapt to unseen people, vote, and make the paper's tables.")
 
 def main():
@@ -75,8 +77,10 @@ def show(
 def reproduce(
     tier: Annotated[str, typer.Option(help=f"One of {', '.join(TIERS)}. Default: settings.ini.")] = "",
     data: Annotated[str, typer.Option(help="synth or utd-mhad. Default: settings.ini.")] = "",
-    root: Annotated[Path|None, typer.Option(help="Folder of the raw data. Default: settings.ini or the environment.")] = None,
-    only: Annotated[str, typer.Option(help="Tables or figures, with commas. 'figures': from the records that are there, without training.")] = "",
+    root: Annotated[Path|None, typer.Option(
+        help="Folder of the raw data. Default: settings.ini or the environment.")] = None,
+    only: Annotated[str, typer.Option(
+        help="Tables or figures, with commas. 'figures': from the records that are there, without training.")] = "",
     profile: Annotated[str, typer.Option(help="local or slurm (a folder in profiles/).")] = "local",
     jobs: Annotated[int|None, typer.Option(help="Runs at once. Default: settings.ini.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would run.")] = False,
@@ -92,13 +96,16 @@ KINDS = ("utd-mhad", "synth")
 @app.command(epilog="Example: mgr-paper prepare utd-mhad ~/UTD-MHAD stores/utd")
 def prepare(
     kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.")],
-    folder: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the raw data; '-' for synth, which reads none.")],
+    folder: Annotated[Path, typer.Argument(
+        metavar="ROOT", help="Folder of the raw data; '-' for synth, which reads none.")],
     store: Annotated[Path, typer.Argument(help="Clip store to write.")],
     tier: Annotated[str, typer.Option(help="Of synth: whose size and people.")] = "quick",
-    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Of synth: a setting that differs, such as synth.contrast=0.5.")] = [],
+    set_: Annotated[list[str], typer.Option(
+        "--set", metavar="KEY=VALUE", help="Of synth: a setting that differs, such as synth.contrast=0.5.")] = [],
 ):
     "Turn raw data into a clip store, and report what was found, skipped and why."
-    if kind not in KINDS: raise MgrError(f"data of kind {kind!r} cannot be prepared in this version", f"use one of {', '.join(KINDS)}")
+    if kind not in KINDS:
+        raise MgrError(f"data of kind {kind!r} cannot be prepared in this version", f"use one of {', '.join(KINDS)}")
     if kind == "synth":
         if str(folder) != "-": raise MgrError(f"synth reads no folder, but {folder} was given", "write - in its place")
         from mgr_paper.preprocessing.synth_video import prepare_synth
@@ -112,7 +119,8 @@ def prepare(
     for row in skipped: print("skipped", row["file"], "-", row["why"])
 
 # %% ../nbs/80_cli.ipynb #ef715e59
-@app.command(epilog="Example: mgr-paper train stores/utd --branch joint --out runs/joint --split odd-even --set train.epochs=10")
+@app.command(epilog="Example: mgr-paper train stores/utd --branch joint --out runs/joint --split odd-even "
+                    "--set train.epochs=10")
 def train(
     store: Annotated[Path, typer.Argument(help="Clip store.")],
     branch: Annotated[str, typer.Option(help="joint, heatmap, swin, r2plus1d, depth or joint3d.")],
@@ -120,7 +128,8 @@ def train(
     split: Annotated[str, typer.Option(help="Who is source and who is unseen. Default: the data set's first.")] = "",
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
     tier: Annotated[str, typer.Option(help="Whose settings are taken.")] = "quick",
-    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting that differs from the tier's.")] = [],
+    set_: Annotated[list[str], typer.Option(
+        "--set", metavar="KEY=VALUE", help="A setting that differs from the tier's.")] = [],
 ):
     "Train one network on the source people of a store and score everybody else."
     from mgr_paper.evidence.stages import train_run
@@ -149,7 +158,8 @@ def fuse(
     "Vote: temperatures and weights from held-out source people, scores of every clip."
     from mgr_paper.evidence.stages import fuse_runs
     record = fuse_runs(runs, out)
-    show({v: f"weight {w:.2f}, T {t:.2f}" for v, w, t in zip(*(record["extra"][k] for k in ("voters", "weights", "temperature")))}, "votes")
+    show({v: f"weight {w:.2f}, T {t:.2f}"
+          for v, w, t in zip(*(record["extra"][k] for k in ("voters", "weights", "temperature")))}, "votes")
     show(record["metrics"], f"{record['row']}, in {out}")
 
 @app.command(epilog="Example: mgr-paper evaluate runs/vote")
@@ -160,7 +170,8 @@ def evaluate(
     from mgr_paper.evidence.stages import evaluate_run
     record, intervals = evaluate_run(run)
     bounds = {k: f"{v.value:.4f} [{v.low:.4f}, {v.high:.4f}] over {v.people} people" for k, v in intervals.items()}
-    show(record["metrics"] | bounds, f"{record['data']['name']}, {record['split']}, {record['row']}, seed {record['seed']}")
+    show(record["metrics"] | bounds,
+         f"{record['data']['name']}, {record['split']}, {record['row']}, seed {record['seed']}")
 
 # %% ../nbs/80_cli.ipynb #f056e140
 @app.command(epilog="Example: mgr-paper doctor")
@@ -172,15 +183,18 @@ def doctor():
     show({k: v or "missing" for k, v in versions().items()}, "versions")
     gpus = [device_name(f"cuda:{i}") for i in range(torch.cuda.device_count())]
     batch = [p for p in ("papermill", "snakemake", "ipykernel") if find_spec(p) is None]
-    show({"processor": device_name(), "GPU": ", ".join(gpus) or "none", "free disk": f"{shutil.disk_usage(project()).free/1e9:.0f} GB at {project()}",
-          "batches": f"{', '.join(batch)} missing: pip install 'mgr_paper[notebooks]'" if batch else "ready"}, "machine")
+    show({"processor": device_name(), "GPU": ", ".join(gpus) or "none",
+          "free disk": f"{shutil.disk_usage(project()).free/1e9:.0f} GB at {project()}",
+          "batches": f"{', '.join(batch)} missing: pip install 'mgr_paper[notebooks]'" if batch else "ready"},
+         "machine")
     rows, plans = {}, settings().plans
     for data, spec in DATA.items():
         try: where = "made here" if spec.simulated else str(data_root(data))
         except MgrError as e: where = f"not here: {e}"
         tiers = [t for t, d in plans if d == data]
         rows[data] = where if where.startswith("not here") else f"{where}; tiers {', '.join(tiers)}"
-    rows["tier paper"] = "not run yet in this version: iMiGUE, full-size networks" + ("" if gpus else "; needs a GPU, and there is none")
+    rows["tier paper"] = ("not run yet in this version: iMiGUE, full-size networks"
+                          + ("" if gpus else "; needs a GPU, and there is none"))
     show(rows, "what will run")
 
 # %% ../nbs/80_cli.ipynb #148d1364
@@ -190,7 +204,8 @@ def notebook(
     out: Annotated[Path, typer.Argument(help="Where the executed notebook goes.")],
     made_from: Annotated[list[Path]|None, typer.Argument(help="Files it reads.")] = None,
     p: Annotated[list[str], typer.Option("-p", metavar="KEY=VALUE", help="A parameter.")] = [],
-    unfinished: Annotated[list[Path], typer.Option(help="Work to forget when the files it was begun with have changed.")] = [],
+    unfinished: Annotated[list[Path], typer.Option(
+        help="Work to forget when the files it was begun with have changed.")] = [],
     config: Annotated[str, typer.Option(help="Fingerprint of the settings.")] = "",
 ):
     "Run one notebook with parameters."

@@ -46,7 +46,8 @@ class HeatmapConfig(Config):
     blocks: tuple[int, ...] = setting((4, 6, 3), 'default', 'bottlenecks per stage', low=1)
     inflate: tuple[int, ...] = setting((0, 1, 1), 'default', '1: the stage has a temporal kernel', low=0, high=1)
     temporal_strides: tuple[int, ...] = setting((1, 1, 2), 'default', 'per stage', low=1)
-    crop: float = setting(0.56, 'default', 'least area of the random resized crop in training (PYSKL); 1: none', low=0.05, high=1)
+    crop: float = setting(0.56, 'default', 'least area of the random resized crop in training (PYSKL); 1: none',
+        low=0.05, high=1)
     dropout: float = setting(0.5, 'default', 'before the classifier', low=0, high=0.95)
 
 # %% ../nbs/01_config.ipynb #c4642317
@@ -151,8 +152,7 @@ class CmplConfig(Config):
     restart: str = setting('first', 'default', 'rounds that start from fresh weights', choices=('never', 'first',
         'always'))
     confidence_weight: bool = setting(True, 'default', 'weigh a pseudo-label by its confidence')
-    precision: float = setting(0.0, 'ours',
-        'choose tau on held-out source people for this precision; 0: take tau as given', low=0, high=1)
+    tune_tau: bool = setting(False, 'ours', 'choose tau on held-out source people instead of taking it as given')
 
 @dataclass(frozen=True)
 class FusionConfig(Config):
@@ -212,18 +212,19 @@ class RunConfig(Config):
 _SMALL = {  # networks that train in a minute or two on one core; chosen by cross-fitting UTD-MHAD's odd people
     'joint.frames': 48, 'joint.widths': (64, 64, 128), 'joint.strides': (2, 2, 2), 'joint.head_dropout': 0.3,
     'joint3d.frames': 48, 'joint3d.widths': (64, 64, 128), 'joint3d.strides': (2, 2, 2), 'joint3d.head_dropout': 0.3,
-    'heatmap.frames': 16, 'heatmap.size': 28, 'heatmap.stem': 5, 'heatmap.stem_stride': 2, 'heatmap.base': 16, 'heatmap.blocks': (2, 2, 2),
-    'heatmap.inflate': (1, 1, 1), 'heatmap.crop': 0.7, 'heatmap.dropout': 0.2,
-    'swin.frames': 8, 'swin.size': 64, 'swin.patch': (2, 8, 8), 'swin.embed_dim': 48, 'swin.depths': (1, 1, 1), 'swin.heads': (2, 4, 8),
-    'swin.drop_path': 0.1, 'swin.pretrained': '', 'swin.motion': True,
+    'heatmap.frames': 16, 'heatmap.size': 28, 'heatmap.stem': 5, 'heatmap.stem_stride': 2, 'heatmap.base': 16,
+    'heatmap.blocks': (2, 2, 2), 'heatmap.inflate': (1, 1, 1), 'heatmap.crop': 0.7, 'heatmap.dropout': 0.2,
+    'swin.frames': 8, 'swin.size': 64, 'swin.patch': (2, 8, 8), 'swin.embed_dim': 48, 'swin.depths': (1, 1, 1),
+    'swin.heads': (2, 4, 8), 'swin.drop_path': 0.1, 'swin.pretrained': '', 'swin.motion': True,
     'r2plus1d.frames': 8, 'r2plus1d.size': 48, 'r2plus1d.base': 16, 'r2plus1d.blocks': (1, 1, 1, 1),
     'r2plus1d.pretrained': '', 'r2plus1d.motion': True,
     'depth.frames': 12, 'depth.size': 40, 'depth.base': 16, 'depth.blocks': (1, 1, 1, 1),
-    'augment.crop': 0.8, 'augment.jitter': 0.02, 'train.epochs': 24, 'train.batch': 16, 'train.lr': 3e-3, 'train.warmup': 2., 'train.views': 4, 'train.ema': 0.99,
+    'augment.crop': 0.8, 'augment.jitter': 0.02,
+    'train.epochs': 24, 'train.batch': 16, 'train.lr': 3e-3, 'train.warmup': 2., 'train.views': 4, 'train.ema': 0.99,
     'train.joint.weight_decay': 0.02, 'train.joint.epochs': 36,
     'train.joint3d.weight_decay': 0.02, 'train.joint3d.epochs': 36, 'train.heatmap.epochs': 60,
-    'cmpl.rounds': 2, 'cmpl.epochs': (5,), 'cmpl.eta': (1.,), 'cmpl.lr_scale': 1., 'cmpl.restart': 'never', 'cmpl.agree': (-1,),
-    'cmpl.precision': 0.98, 'cmpl.tau_floor': 0.3}
+    'cmpl.rounds': 2, 'cmpl.epochs': (5,), 'cmpl.eta': (1.,), 'cmpl.lr_scale': 1., 'cmpl.restart': 'never',
+    'cmpl.agree': (-1,), 'cmpl.tune_tau': True, 'cmpl.tau_floor': 0.3}
 _TINY = {
     'joint.widths': (16, 32), 'joint.strides': (2, 2), 'joint.frames': 16,
     'joint3d.widths': (16, 32), 'joint3d.strides': (2, 2), 'joint3d.frames': 16,
@@ -236,7 +237,8 @@ _SYNTH = {  # smaller still, as the benchmark has ten times the clips; chosen on
     'joint.frames': 32, 'joint.widths': (32, 64, 128), 'joint.dropout': 0., 'joint.head_dropout': 0.1,
     'heatmap.crop': 0.85,
     'augment.rotate_deg': 8., 'augment.speed': 1.15, 'augment.drop': 0.02, 'augment.jitter': 0.003,
-    'train.epochs': 14, 'train.joint.epochs': 16, 'train.heatmap.epochs': 18, 'train.views': 2, 'train.swin.lr': 1e-3, 'cmpl.epochs': (2,)}
+    'train.epochs': 14, 'train.joint.epochs': 16, 'train.heatmap.epochs': 18, 'train.views': 2, 'train.swin.lr': 1e-3,
+    'cmpl.epochs': (2,)}
 TIERS = {'smoke': _SMALL | _TINY, 'quick': _SMALL, 'bench': _SMALL, 'paper': {}}
 DATA = {
     'synth': {},

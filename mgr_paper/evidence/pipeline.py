@@ -181,12 +181,12 @@ def choose_tau(
     prior: np.ndarray, # (K,) class shares in the source
     weights: np.ndarray|None = None, # (M,) vote weights
 ) -> float: # in [0,1]
-    "The lowest confidence floor whose consensus is as precise as asked; the highest of the grid when none is."
-    grid = np.round(np.arange(.30, .96, .05), 2)
-    for tau in grid:
+    "The confidence floor whose labels are worth most: how many there are, times how much better than the streams."
+    grid, own = np.round(np.arange(.30, .96, .05), 2), (probs.argmax(-1) == y).mean()
+    def worth(tau):  # coverage x (precision - accuracy of the mean stream)
         pl = select(probs, override(cfg.cmpl, {"tau": (float(tau),)}), 1, prior, weights=weights)
-        if pl.keep.any() and (pl.y == y)[pl.keep].mean() >= cfg.cmpl.precision: return float(tau)
-    return float(grid[-1])
+        return ((pl.y == y) - own)[pl.keep].sum()
+    return float(max(grid[::-1], key=worth))  # the highest of equals
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #037b1852
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def make_choices(
     probs = np.stack([softmax(scores[b][0], T[b]) for b in branches])
     equal = np.full(len(branches), 1/len(branches))
     weights = tune_weights(probs, y, step=cfg.fusion.step) if cfg.fusion.weights == "tuned" else equal
-    tau = (choose_tau(probs, y, cfg, task.counts/task.counts.sum(), weights),) if cfg.cmpl.precision else cfg.cmpl.tau
+    tau = (choose_tau(probs, y, cfg, task.counts/task.counts.sum(), weights),) if cfg.cmpl.tune_tau else cfg.cmpl.tau
     return Choices(T, weights, tau)
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #7c35b9aa

@@ -75,19 +75,22 @@ def needs(
     "The runs that must be finished before this one."
     if run.kind != "adapt": return []
     spec, where = DATA[run.data], (run.data, run.split, run.long_tail)
-    held = [] if spec.simulated else [Run("heldout", *where, 0, b) for b in spec.branches]  # simulated data has validation people
+    # simulated data has validation people
+    held = [] if spec.simulated else [Run("heldout", *where, 0, b) for b in spec.branches]
     return held + [Run("source", *where, run.seed, b) for b in spec.branches]
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #d4bb7766
 LIBRARY = Path(str(files("mgr_paper")))
-BRANCH_PARTS = {"joint": ("joint",), "joint3d": ("joint",), "heatmap": ("heatmaps", "heatmap"), "swin": ("video",), "r2plus1d": ("video",), "depth": ("video",)}
+BRANCH_PARTS = {"joint": ("joint",), "joint3d": ("joint",), "heatmap": ("heatmaps", "heatmap"),
+                "swin": ("video",), "r2plus1d": ("video",), "depth": ("video",)}
 
 def modules(
     run: Run,
 ) -> list[Path]: # absolute
     "The parts of the library that decide a run's numbers."
     branches = DATA[run.data].branches if run.kind == "adapt" else (run.what,)
-    parts = {"preprocessing/layouts", "preprocessing/store", "preprocessing/augment", "losses/class_weights", "losses/semantic", "training/train"}
+    parts = {"preprocessing/layouts", "preprocessing/store", "preprocessing/augment",
+             "losses/class_weights", "losses/semantic", "training/train"}
     parts |= {f"branches/{p}" for b in branches for p in BRANCH_PARTS[b]}
     if run.data == "utd-mhad": parts.add("preprocessing/utd_mhad")  # its protocol decides who is in the source
     if run.kind == "adapt": parts |= {"adaptation/cmpl", "adaptation/adapt"}
@@ -97,9 +100,10 @@ def decisive(
     run: Run,
     cfg: RunConfig, # of its tier, data set and split
 ) -> str: # fingerprint
-    "The settings that decide a run's numbers; those of other networks do not, and those of the clips show in the store."
+    "The settings that decide a run's numbers; those of other networks do not, and those of clips show in the store."
     d, branches = to_dict(cfg), DATA[run.data].branches if run.kind == "adapt" else (run.what,)
-    keys = ("data", "split", "long_tail", "layout", "augment", "loss", *branches) + (("cmpl", "fusion") if run.kind == "adapt" else ())
+    keys = (("data", "split", "long_tail", "layout", "augment", "loss", *branches)
+            + (("cmpl", "fusion") if run.kind == "adapt" else ()))
     return fingerprint({k: d[k] for k in keys}, {b: d["train"][b] for b in branches})
 
 def store_modules(
@@ -112,7 +116,8 @@ def store_modules(
 
 def table_modules() -> list[Path]: # absolute
     "The parts of the library that decide a table or figure, given the scores."
-    parts = ("fusion/calibrate", "fusion/vote", "losses/class_weights", *(f"evidence/{p}" for p in ("experiments", "metrics", "stats", "tables", "figures")))
+    parts = ("fusion/calibrate", "fusion/vote", "losses/class_weights",
+             *(f"evidence/{p}" for p in ("experiments", "metrics", "stats", "tables", "figures")))
     return [LIBRARY/f"{p}.py" for p in parts]
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #81dbe102
@@ -155,7 +160,8 @@ def run_step(
     try: return run_notebook(notebook, executed, **given)
     except MgrError as e: raise e if name in e.what else MgrError(f"{name}: {e.what}", e.remedy) from None
     except PapermillExecutionError as e:
-        raise MgrError(f"{name}, cell {e.exec_count}: {e.ename}: {e.evalue}", f"see the executed notebook {executed}") from None
+        raise MgrError(f"{name}, cell {e.exec_count}: {e.ename}: {e.evalue}",
+                       f"see the executed notebook {executed}") from None
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #721b4036
 DISK_GB = {"smoke": 1, "quick": 4, "bench": 10, "paper": 200} # work folder at its largest: store and networks
@@ -170,10 +176,14 @@ def check_request(
     "Refuse a request that cannot be fulfilled, before any work."
     choose(tier, TIERS, "tier"), choose(data, DATA, "data set"), runs(tier, data)
     for name in only: choose(name, ("figures", *TABLES), "table or figure")
-    if not (project()/"Snakefile").is_file(): raise MgrError(f"no Snakefile in {project()}", "run this inside a clone of the project, or set MGR_ROOT")
+    if not (project()/"Snakefile").is_file():
+        raise MgrError(f"no Snakefile in {project()}", "run this inside a clone of the project, or set MGR_ROOT")
     choose(profile, [p.name for p in (project()/"profiles").iterdir()], "profile")
-    if importlib.util.find_spec("snakemake") is None: raise MgrError("snakemake is not installed", "run: pip install 'mgr_paper[notebooks]'")
-    if folder and data == "synth": raise MgrError("the simulated benchmark is made here and reads no folder", "leave out --root, or add --data utd-mhad")
+    if importlib.util.find_spec("snakemake") is None:
+        raise MgrError("snakemake is not installed", "run: pip install 'mgr_paper[notebooks]'")
+    if folder and data == "synth":
+        raise MgrError("the simulated benchmark is made here and reads no folder",
+                       "leave out --root, or add --data utd-mhad")
     if data != "synth":
         try: raw = folder or data_root(data)
         except MgrError:  # a store that was made before will do
@@ -182,7 +192,9 @@ def check_request(
         from mgr_paper.preprocessing.utd_mhad import find_trials
         if raw: find_trials(raw)  # raises where there is nothing to read
     free = shutil.disk_usage(project()).free/1e9
-    if free < DISK_GB[tier]: raise MgrError(f"{free:.1f} GB are free in {project()}, tier {tier} needs about {DISK_GB[tier]}", "make room, or point `runs` in settings.ini elsewhere")
+    if free < DISK_GB[tier]:
+        raise MgrError(f"{free:.1f} GB are free in {project()}, tier {tier} needs about {DISK_GB[tier]}",
+                       "make room, or point `runs` in settings.ini elsewhere")
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #5c6cba16
 def snakemake_command(
@@ -195,8 +207,10 @@ def snakemake_command(
 ) -> list[str]:
     "How Snakemake is called."
     at_once = ["--cores", str(jobs*settings().threads)] if profile == "local" else ["--jobs", str(jobs)]
-    words = [sys.executable, "-m", "snakemake", "--snakefile", str(project()/"Snakefile"), "--directory", str(project()), "--nocolor", "--nolock",
-             "--workflow-profile", str(project()/"profiles"/profile), *at_once, "--config", f"tier={tier}", f"data={data}"]
+    words = [sys.executable, "-m", "snakemake", "--snakefile", str(project()/"Snakefile"),
+             "--directory", str(project()), "--nocolor", "--nolock",
+             "--workflow-profile", str(project()/"profiles"/profile), *at_once,
+             "--config", f"tier={tier}", f"data={data}"]
     return words + ([f"only={','.join(only)}"] if only else []) + (["--dry-run"] if dry_run else [])
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #d795cf96
@@ -208,7 +222,8 @@ def alone(
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: raise MgrError(f"another reproduce is at work on {path.stem.lstrip('.')}", "wait for it to end") from None
+        except OSError:
+            raise MgrError(f"another reproduce is at work on {path.stem.lstrip('.')}", "wait for it to end") from None
         yield file.fileno()
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #222444fd
@@ -265,7 +280,9 @@ def follow(
             if ended:
                 done, total = watch.done + 1, max(watch.total - 1, 1)
                 left = (time.monotonic() - start)*(total - done)/done
-                console.print(f"[{done:3}/{total}] {readable(ended)}" + (f"   about {clock(left)} left" if done < total else ""), markup=False, highlight=False)
+                console.print(f"[{done:3}/{total}] {readable(ended)}"
+                              + (f"   about {clock(left)} left" if done < total else ""),
+                              markup=False, highlight=False)
     return watch
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #716ed75e
@@ -281,8 +298,11 @@ def report(
     for line in dict.fromkeys(watch.errors): say(f"  {line}")
     if code and not watch.failed:  # the graph itself is at fault: show Snakemake's words from the first exception on
         lines = log.read_text().splitlines()
-        say("\n".join(lines[next((i for i, line in enumerate(lines) if re.match(r"\w*(Error|Exception)", line)), -12):]))
-    if code: say(f"Not everything was made. What is done is kept: the same command goes on from here. All that was said: {log}")
+        say("\n".join(
+            lines[next((i for i, line in enumerate(lines) if re.match(r"\w*(Error|Exception)", line)), -12):]))
+    if code:
+        say("Not everything was made. What is done is kept: the same command goes on from here. "
+            f"All that was said: {log}")
     return code
 
 def call(
@@ -293,7 +313,8 @@ def call(
     console: Console,
 ) -> tuple[Watch, int]: # what was seen, Snakemake's exit code
     "Run Snakemake with its words in a log and its progress on the console."
-    with alone(lock) as held, open(log, "w") as raw, subprocess.Popen(command, env=env, text=True, errors="replace", pass_fds=(held,),
+    with alone(lock) as held, open(log, "w") as raw, subprocess.Popen(
+            command, env=env, text=True, errors="replace", pass_fds=(held,),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try: watch = follow(process.stdout, raw, console)
         except KeyboardInterrupt:  # Snakemake got it too and stops its runs
@@ -319,11 +340,13 @@ def reproduce(
     if folder: env[f"MGR_{data.split('-')[0].upper()}_ROOT"] = str(Path(folder).expanduser().resolve())
     logs, name = folders()[1]/tier/"logs", f"{data}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
     lock = logs/(f"{name}.lock" if dry_run else f"{tier}-{data}.lock")  # counting disturbs nobody
-    watch, code = call(snakemake_command(tier, data, tuple(only), profile, jobs, dry_run), env, logs/f"{name}.log", lock, console)
+    watch, code = call(snakemake_command(tier, data, tuple(only), profile, jobs, dry_run),
+                       env, logs/f"{name}.log", lock, console)
     if report(watch, code, logs/f"{name}.log", console): return code
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
     if dry_run:
-        say(", ".join(f"{watch.counts[k]} {k}" for k in KINDS if watch.counts[k]) + " would run." if watch.counts else "Nothing would run: all is up to date.")
+        say(", ".join(f"{watch.counts[k]} {k}" for k in KINDS if watch.counts[k]) + " would run."
+            if watch.counts else "Nothing would run: all is up to date.")
         return 0
     if not watch.total: say("Nothing to do: all is up to date.")
     say(f"Tables and figures: {settings().figures/tier/data}   Records: {settings().figures/tier/'records'/data}")

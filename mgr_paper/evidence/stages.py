@@ -29,7 +29,8 @@ def new_folder(
 ) -> Path: # the same
     "Refuse to write over anything."
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())): raise MgrError(f"{path} exists already", "choose another folder, or remove it")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise MgrError(f"{path} exists already", "choose another folder, or remove it")
     return path
 
 def run_record(
@@ -37,7 +38,8 @@ def run_record(
 ) -> dict: # its record
     "The record of a run's folder."
     if not Path(folder).is_dir(): raise MgrError(f"no run folder {folder}", "make one with mgr-paper train")
-    if not (Path(folder)/"record.json").is_file(): raise MgrError(f"{folder} holds no record.json", "give the folder that train, adapt or fuse wrote")
+    if not (Path(folder)/"record.json").is_file():
+        raise MgrError(f"{folder} holds no record.json", "give the folder that train, adapt or fuse wrote")
     return read_record(Path(folder)/"record.json")
 
 def scores_of(
@@ -58,7 +60,8 @@ def open_split(
 ): # Split
     "The clips of a run's source, validation and target people."
     from mgr_paper.preprocessing import synth, utd_mhad
-    return synth.protocol(store) if run.data == "synth" else utd_mhad.protocol(store, run.split, long_tail=run.long_tail, seed=0)
+    return (synth.protocol(store) if run.data == "synth"
+            else utd_mhad.protocol(store, run.split, long_tail=run.long_tail, seed=0))
 
 def train_run(
     store: Path, # clip store
@@ -73,14 +76,17 @@ def train_run(
     store, out = ClipStore(store), new_folder(out)
     data = choose(store.meta.name, DATA, "data set")
     choose(branch, DATA[data].branches + DATA[data].extra, f"branch of {data}")
-    cfg = tier_config(tier, data, {"split": choose(split or DATA[data].splits[0], DATA[data].splits, f"split of {data}")} | (changes or {}))
+    cfg = tier_config(tier, data, {
+        "split": choose(split or DATA[data].splits[0], DATA[data].splits, f"split of {data}")} | (changes or {}))
     from mgr_paper.evidence import pipeline  # here, because voting needs no torch
     run = Run("source", data, cfg.split, cfg.long_tail, seed, branch)
     with atomic_path(out) as tmp:
         task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", tmp/"work", changes or {}, now())
         move_record(pipeline.run_source(task, branch), tmp/"record")
         shutil.move(tmp/"work"/run.folder/"source"/f"{branch}.safetensors", tmp/"network.safetensors")
-        if not len(task.split.val): move_record(pipeline.run_heldout(replace(task, run=replace(run, kind="heldout", seed=0)), branch), tmp/"heldout")
+        if not len(task.split.val):
+            move_record(pipeline.run_heldout(replace(task, run=replace(run, kind="heldout", seed=0)), branch),
+                        tmp/"heldout")
         for leftover in ("records", "work"): shutil.rmtree(tmp/leftover)
     return run_record(out)
 
@@ -100,7 +106,9 @@ def matching_runs(
     records = [run_record(f) for f in folders]
     for field in fields:
         for folder, r in zip(folders, records):
-            if r[field] != records[0][field]: raise MgrError(f"{folder} differs from {folders[0]} in {field}", "give runs of one data set, split and tier")
+            if r[field] != records[0][field]:
+                raise MgrError(f"{folder} differs from {folders[0]} in {field}",
+                               "give runs of one data set, split and tier")
     return records
 
 def adapt_runs(
@@ -113,15 +121,20 @@ def adapt_runs(
     store, out, folders = ClipStore(store), new_folder(out), [Path(f) for f in folders]
     records = matching_runs(folders, ("data", "split", "seed", "config", "method"))
     first, branches = records[0], DATA[records[0]["data"]["name"]].branches
-    if first["method"] != "source": raise MgrError(f"{folders[0]} is adapted already", "give the folders that train wrote")
-    if first["data"]["fingerprint"] != store.fingerprint: raise MgrError(f"{folders[0]} was not trained on {store.path}", "give the store it was trained on")
+    if first["method"] != "source":
+        raise MgrError(f"{folders[0]} is adapted already", "give the folders that train wrote")
+    if first["data"]["fingerprint"] != store.fingerprint:
+        raise MgrError(f"{folders[0]} was not trained on {store.path}", "give the store it was trained on")
     if sorted(r["branch"] for r in records) != sorted(branches):
-        raise MgrError(f"runs of {', '.join(r['branch'] for r in records)} were given", f"adaptation takes one run of each of {', '.join(branches)}")
+        raise MgrError(f"runs of {', '.join(r['branch'] for r in records)} were given",
+                       f"adaptation takes one run of each of {', '.join(branches)}")
     from mgr_paper.evidence import pipeline
     cfg = from_dict(first["config"], RunConfig)
-    run = Run("adapt", first["data"]["name"], cfg.split, cfg.long_tail, first["seed"], method, method_rounds(method, cfg))
+    run = Run("adapt", first["data"]["name"], cfg.split, cfg.long_tail, first["seed"],
+              method, method_rounds(method, cfg))
     with atomic_path(out) as tmp:
-        task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", tmp/"work", first["parameters_requested"], now())
+        task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", tmp/"work",
+                             first["parameters_requested"], now())
         for f, r in zip(folders, records): lay_out(task, f, r["branch"])
         pipeline.run_adapt(task, method)
         for r in range(1, run.rounds + 1):
@@ -141,7 +154,8 @@ def lay_out(
 ):
     "Put a run's files where an adaptation looks for them."
     r = task.run
-    kinds = {"record": Run("source", r.data, r.split, r.long_tail, r.seed, branch), "heldout": Run("heldout", r.data, r.split, r.long_tail, 0, branch)}
+    kinds = {"record": Run("source", r.data, r.split, r.long_tail, r.seed, branch),
+             "heldout": Run("heldout", r.data, r.split, r.long_tail, 0, branch)}
     for name, kind in kinds.items():
         to = task.records/kind.outputs()[0]
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -163,17 +177,23 @@ def fuse_runs(
     val, test = ([scores_of(f, part) for f in folders] for part in ("val", "test"))
     for part in (val, test):
         for f, s in zip(folders, part):
-            if not np.array_equal(s["clip_id"], part[0]["clip_id"]): raise MgrError(f"{f} and {folders[0]} scored different clips", "give runs of the same split")
+            if not np.array_equal(s["clip_id"], part[0]["clip_id"]):
+                raise MgrError(f"{f} and {folders[0]} scored different clips", "give runs of the same split")
     T = [fit_temperature(s["logits"], s["y"]) if cfg.fusion.temperature else 1. for s in val]
     probs = [np.stack([softmax(s["logits"], t) for s, t in zip(part, T)]) for part in (val, test)]
-    weights = tune_weights(probs[0], val[0]["y"], step=cfg.fusion.step) if cfg.fusion.weights == "tuned" else np.full(len(T), 1/len(T))
+    weights = (tune_weights(probs[0], val[0]["y"], step=cfg.fusion.step) if cfg.fusion.weights == "tuned"
+               else np.full(len(T), 1/len(T)))
     p, y = vote(probs[1], weights), test[0]["y"]
-    keep = {k: first[k] for k in ("experiment", "tier", "data", "seed", "split", "config", "method", "round", "parameters_requested")}
-    extra = {k: first["extra"][k] for k in ("counts", "classes")} | dict(voters=[r["row"] for r in records], temperature=T, weights=weights.tolist())
+    keep = {k: first[k] for k in ("experiment", "tier", "data", "seed", "split", "config", "method", "round",
+                                  "parameters_requested")}
+    extra = {k: first["extra"][k] for k in ("counts", "classes")} | dict(
+        voters=[r["row"] for r in records], temperature=T, weights=weights.tolist())
     with atomic_path(out) as tmp:
         tmp.mkdir()
-        save_scores(tmp/"record.npz", np.log(np.maximum(p, 1e-6)), part="test", **{k: test[0][k] for k in ("y", "clip_id", "subject_id", "video_id")})
-        write_record(tmp/"record.json", **keep, row=f"vote/{first['method']}/{first['round']}", branch="vote", extra=extra, n=len(y), seconds=0., started=now(),
+        save_scores(tmp/"record.npz", np.log(np.maximum(p, 1e-6)), part="test",
+                    **{k: test[0][k] for k in ("y", "clip_id", "subject_id", "video_id")})
+        write_record(tmp/"record.json", **keep, row=f"vote/{first['method']}/{first['round']}", branch="vote",
+                     extra=extra, n=len(y), seconds=0., started=now(),
                      metrics=metrics(p, y, counts=extra["counts"]), per_class=per_class(p, y, classes=extra["classes"]))
     return run_record(out)
 
@@ -185,4 +205,5 @@ def evaluate_run(
     record, s = run_record(folder), scores_of(folder, "test")
     groups = (s["subject_id"], s["video_id"])
     found = metrics(softmax(s["logits"]), s["y"], counts=record["extra"].get("counts"))
-    return record | {"metrics": found}, {k: bootstrap(k, s["y"], s["logits"].argmax(1), groups=groups) for k in ("f1_micro", "f1_macro")}
+    return record | {"metrics": found}, {k: bootstrap(k, s["y"], s["logits"].argmax(1), groups=groups)
+                                         for k in ("f1_micro", "f1_macro")}

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['VOTES', 'Key', 'Results', 'Panel', 'panel', 'before_of', 'stream_predictions', 'stages', 'label', 'main_table',
-           'difference_table', 'pseudo_table', 'temperature_table', 'per_setting_table', 'save_table']
+           'difference_table', 'strongest', 'vote_table', 'pseudo_table', 'temperature_table', 'per_setting_table',
+           'save_table']
 
-# %% ../../nbs/7_evidence/73_tables.ipynb #bfd10f65
+# %% ../../nbs/7_evidence/73_tables.ipynb #87d96e5b
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..adaptation.cmpl import diversity
 from ..core import MgrError, atomic_path
 from .experiments import DATA, METHOD_LABEL
 from .stats import by_person, holm, interval_text, people_text, pooled, sign_flip
@@ -21,7 +23,7 @@ from ..fusion.calibrate import ece, fit_temperature, softmax
 from ..fusion.vote import tune_weights, vote
 from ..records import load_scores, read_records
 
-# %% ../../nbs/7_evidence/73_tables.ipynb #df05ab18
+# %% ../../nbs/7_evidence/73_tables.ipynb #9e748aad
 @dataclass(frozen=True)
 class Key:
     "Which run a set of networks comes from."
@@ -74,7 +76,7 @@ class Results:
                  and round in (None, k.round) and (settings is None or k.setting in settings)]
         return sorted(found, key=lambda k: (k.setting, k.seed, k.method, k.round))
 
-# %% ../../nbs/7_evidence/73_tables.ipynb #9a4fd525
+# %% ../../nbs/7_evidence/73_tables.ipynb #e5563f82
 @dataclass(frozen=True)
 class Panel:
     "The calibrated streams of one run on the test clips."
@@ -114,7 +116,7 @@ def panel(
     groups = own[0]["subject_id"][m], own[0]["video_id"][m]
     return Panel(probs, own[0]["y"][m], groups, own[0]["clip_id"][m], weights, T, logits)
 
-# %% ../../nbs/7_evidence/73_tables.ipynb #1578c276
+# %% ../../nbs/7_evidence/73_tables.ipynb #f4c240d7
 VOTES = {"equal vote": "mean of calibrated probabilities", "vote": "weights tuned on held-out source people",
          "vote with round 0": "ours: averaged with the vote before adaptation"}
 
@@ -138,7 +140,7 @@ def stream_predictions(
         out["vote with round 0"] = (fused + vote(first.probs, first.weights)).argmax(-1)
     return out, p.y, p.groups
 
-# %% ../../nbs/7_evidence/73_tables.ipynb #079aefdf
+# %% ../../nbs/7_evidence/73_tables.ipynb #a0d65452
 def stages(
     results: Results,
     settings: tuple[str, ...], # to average over
@@ -177,7 +179,7 @@ def main_table(
     table = pd.DataFrame(rows).T.reindex(columns=[*results.branches, *DATA[results.data].extra, *VOTES])
     return table.dropna(axis=1, how="all").fillna("—")
 
-# %% ../../nbs/7_evidence/73_tables.ipynb #b1cb5569
+# %% ../../nbs/7_evidence/73_tables.ipynb #62133ddc
 def difference_table(
     results: Results,
     settings: tuple[str, ...],
@@ -201,7 +203,43 @@ def difference_table(
     if len(table): table.insert(4, "p (Holm)", holm(table["p"]).round(4))
     return table
 
-# %% ../../nbs/7_evidence/73_tables.ipynb #ea377671
+# %% ../../nbs/7_evidence/73_tables.ipynb #bef95f89
+def strongest(
+    results: Results,
+    settings: tuple[str, ...],
+    stat: str = "f1_micro",
+) -> str: # a branch or a vote
+    "The stream that is best on the mean over the runs without adaptation."
+    runs = [stream_predictions(results, k) for k in results.keys("source", 0, settings)]
+    value = {n: pooled(stat, [(y, p[n], g) for p, y, g in runs], n=1).value for n in runs[0][0]}
+    return max(value, key=value.get)
+
+def vote_table(
+    results: Results,
+    settings: tuple[str, ...],
+    stat: str = "f1_micro",
+) -> pd.DataFrame: # rows methods: vote minus strongest stream before, in points; diversity of the streams
+    "What adaptation does to the vote, and to the differences it lives on."
+    best, rows = strongest(results, settings, stat), []
+    for method, r in stages(results, settings):
+        keys = results.keys(method, r, settings)
+        after, panels = [stream_predictions(results, k) for k in keys], [panel(results, k) for k in keys]
+        before = [stream_predictions(results, before_of(k), clips=p.clips)[0][best] for k, p in zip(keys, panels)]
+        apart = [diversity(p.probs, p.y) for p in panels]
+        mean = lambda key: float(np.mean([d[key] for d in apart if d[key] is not None] or [np.nan]))
+        row = {"method": label(method, r)}
+        for name in VOTES:
+            if name not in after[0][0]: continue
+            gain = [(y, p[name], b, g) for (p, y, g), b in zip(after, before)]
+            row[f"{name} − {best} before"] = interval_text(pooled(stat, gain), signed=True)
+        rows.append(row | {"ρ of errors": f"{mean('error_correlation'):.2f}",
+                           "double fault": f"{100*mean('double_fault'):.1f}",
+                           "equal vote − mean stream": f"{100*mean('vote_over_mean'):+.1f}", "runs": len(keys)})
+    gains = [f"{name} − {best} before" for name in VOTES]
+    others = ["ρ of errors", "double fault", "equal vote − mean stream", "runs"]
+    return pd.DataFrame(rows).reindex(columns=["method", *gains, *others]).dropna(axis=1, how="all").fillna("—")
+
+# %% ../../nbs/7_evidence/73_tables.ipynb #e9f10ffe
 def pseudo_table(
     results: Results,
     settings: tuple[str, ...],
@@ -224,7 +262,7 @@ def pseudo_table(
                              "runs": len(d)})
     return pd.DataFrame(rows)
 
-# %% ../../nbs/7_evidence/73_tables.ipynb #bc8b4c57
+# %% ../../nbs/7_evidence/73_tables.ipynb #4d6a3175
 def temperature_table(
     results: Results,
     settings: tuple[str, ...],
@@ -241,7 +279,7 @@ def temperature_table(
                          "ECE, chosen T": mean(lambda p: ece(p.probs[i], p.y)), "runs": len(panels)})
     return pd.DataFrame(rows)
 
-# %% ../../nbs/7_evidence/73_tables.ipynb #001e86a0
+# %% ../../nbs/7_evidence/73_tables.ipynb #7e7c64f7
 def per_setting_table(
     results: Results,
     settings: tuple[str, ...],
@@ -256,7 +294,7 @@ def per_setting_table(
     columns = ["split", "method", *results.branches, *VOTES, "seeds"]
     return pd.DataFrame(rows).reindex(columns=columns).fillna("—")
 
-# %% ../../nbs/7_evidence/73_tables.ipynb #2ea76ca0
+# %% ../../nbs/7_evidence/73_tables.ipynb #7d2a3d38
 def save_table(
     table: pd.DataFrame,
     path: Path, # without suffix
