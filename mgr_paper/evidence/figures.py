@@ -243,9 +243,10 @@ def rounds_figure(
                                                 (coverage, 'coverage', 's', '#777777', -13)):
         right.plot(rounds, values, marker=marker, color=colour, label=name)
         for x, v in zip(rounds, values):
-            right.annotate(f'{v:.3f}', (x, v), (0, place), textcoords='offset points', ha='center', fontsize=7.5)
+            off = place if v > .1 else 6  # a number below a low point would lie on the axis
+            right.annotate(f'{v:.3f}', (x, v), (0, off), textcoords='offset points', ha='center', fontsize=7.5)
     right.set(xlabel='round', ylabel='share', title='pseudo-labels', xticks=rounds)
     right.set(xlim=(.6, len(coverage) + .4), ylim=(0, 1.12))
     right.grid(axis='y')
-    right.legend(loc='lower right')
+    right.legend(loc='best')
     return settle(fig)
