@@ -201,9 +201,10 @@ def reliability_figure(
             low.step(np.r_[0, conf, 1], np.r_[0, n, 0] / n.sum(), dash, where='mid', color=colour, lw=1)
         top.set_title(f"{LABELS[name]}\nT = {b['T']:.2f}, ECE {b['ece'][0]:.3f} → {b['ece'][1]:.3f}")
         top.set(xlim=(-.02, 1.02), ylim=(-.03, 1.03))
-        low.set(xlabel='confidence', ylim=(0, None), xticks=[0, .5, 1])
+        low.set(xlabel='confidence', xticks=[0, .5, 1])
     axes[0, 0].set_ylabel('accuracy in the bin')
     axes[1, 0].set_ylabel('share')
+    axes[1, 0].set_ylim(bottom=0)  # only now: set in the loop it would fix the scale of the first
     axes[0, 0].legend(loc='upper left')
     return settle(fig)
 
