@@ -133,12 +133,17 @@ def long_tail_figure(
         top.text(x, n*1.12, f'{n:,}' if n < 1000 else f'{n/1000:.1f}k', ha='center', fontsize=6.5)
     top.legend([Rectangle((0, 0), 1, 1, color=c) for c in GROUPS.values()],
                [f'{g} ({(groups == g).sum()})' for g in GROUPS], loc='upper right', title='classes')
-    top.set(yscale='log', ylabel='training clips', ylim=(max(.5, counts.min()*.6), counts.max()*2.5))
+    for ax in (top, low):  # plain numbers on the logarithmic axes
+        ax.set_yscale('log')
+        ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter('{x:g}')
+        ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    top.set(ylabel='training clips', ylim=(max(.5, counts.min()*.6), counts.max()*2.5))
     looks = [('#000000', '-'), ('#D55E00', '--'), ('#009E73', '-.'), ('#CC79A7', ':'), ('#0072B2', '-')]
     for i, (name, w) in enumerate(weights.items()):
         colour, dash = looks[i % len(looks)]
         low.plot(range(K), np.asarray(w)[order], dash, color=colour, label=name)
-    low.set(yscale='log', ylabel='class weight', xlim=(-.7, K - .3))
+    low.set(ylabel='class weight', xlim=(-.7, K - .3))
     low.set_xticks(range(K), [str(classes[c]) for c in order], rotation=90)
     low.grid(axis='y')
     low.legend(loc='upper left')

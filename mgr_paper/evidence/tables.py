@@ -170,10 +170,11 @@ def main_table(
     results: Results,
     settings: tuple[str, ...], # splits to average over
     stat: str = "f1_micro", # or 'f1_macro'
-) -> pd.DataFrame: # rows methods, columns streams; cells 'value [low, high]' in per cent
+) -> pd.DataFrame: # rows methods, columns streams and runs behind them; cells 'value [low, high]' in per cent
     "Every stream and vote after every method."
     rows = {}
-    def row(runs): return {n: interval_text(pooled(stat, [(y, p[n], g) for p, y, g in runs])) for n in runs[0][0]}
+    def row(runs):
+        return {n: interval_text(pooled(stat, [(y, p[n], g) for p, y, g in runs])) for n in runs[0][0]} | {"runs": len(runs)}
     for method, r in stages(results, settings):
         keys = results.keys(method, r, settings)
         if method.endswith("-inductive"):
@@ -185,7 +186,7 @@ def main_table(
         own = [(s, _part(s, "test")) for s in map(results.scores, records)]
         runs = [(s["y"][m], s["logits"][m].argmax(-1), (s["subject_id"][m], s["video_id"][m])) for s, m in own]
         if runs: rows[label("source", 0)][b] = interval_text(pooled(stat, runs))
-    table = pd.DataFrame(rows).T.reindex(columns=[*results.branches, *DATA[results.data].extra, *VOTES])
+    table = pd.DataFrame(rows).T.reindex(columns=[*results.branches, *DATA[results.data].extra, *VOTES, "runs"])
     return table.dropna(axis=1, how="all").fillna("—")
 
 # %% ../../nbs/7_evidence/73_tables.ipynb #62133ddc
