@@ -73,8 +73,7 @@ def needs(
     "The runs that must be finished before this one."
     if run.kind != "adapt": return []
     spec, where = DATA[run.data], (run.data, run.split, run.long_tail)
-    # simulated data has validation people
-    held = [] if spec.simulated else [Run("heldout", *where, 0, b) for b in spec.branches]
+    held = [] if run.split in spec.validated else [Run("heldout", *where, 0, b) for b in spec.branches]
     return held + [Run("source", *where, run.seed, b) for b in spec.branches]
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #d4bb7766
@@ -115,7 +114,7 @@ def store_modules(
 def table_modules() -> list[Path]: # absolute
     "The parts of the library that decide a table or figure, given the scores."
     parts = ("fusion/calibrate", "fusion/vote", "losses/class_weights",
-             *(f"evidence/{p}" for p in ("experiments", "metrics", "stats", "tables", "figures")))
+             *(f"evidence/{p}" for p in ("experiments", "results", "metrics", "stats", "tables", "figures")))
     return [LIBRARY/f"{p}.py" for p in parts]
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #81dbe102
