@@ -32,7 +32,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 	@echo "Installed."
 
-paper: $(STAMP) ## tables and figures of the quick tier (22 minutes on two cores with the installation)
+paper: $(STAMP) ## tables and figures of the quick tier (24 minutes on two cores with the installation)
 	@$(BIN)/mgr-paper reproduce --tier quick $(ARGS)
 	@echo "Tables and figures: figures/   Records, scores and executed notebooks: runs/"
 

@@ -87,9 +87,10 @@ def difference_table(
     if not len(table): return table
     family, p = np.array(first), table["p"].to_numpy()
     corrected = np.full(len(p), "exploratory", dtype=object)
-    corrected[family] = [f"{q:.3f}" for q in holm(p[family])]
+    show = lambda q: f"{q:.3f}" if q >= .001 else "< 0.001"
+    corrected[family] = list(map(show, holm(p[family])))
     table.insert(4, "p (Holm)", corrected)
-    return table.assign(p=[f"{q:.3f}" for q in p])
+    return table.assign(p=list(map(show, p)))
 
 # %% ../../nbs/7_evidence/73_tables.ipynb #bef95f89
 def strongest(
@@ -172,7 +173,8 @@ def temperature_table(
         fits = len({(k.setting, *p.temperature.round(6)) for k, p in zip(keys, panels)})  # held-out scores are shared by seeds
         for i, b in enumerate(results.branches):
             mean = lambda f: f"{np.mean([f(p) for p in panels]):.3f}"
-            tau = [results.records[k][b]["extra"]["tau"] for k in keys if m != "source"]
+            labels = m not in ("source", "continued", "oracle")  # whether a floor chose them
+            tau = [results.records[k][b]["extra"]["tau"] for k in keys if labels]
             rows.append({"method": label(m, r), "branch": b,
                          "T": mean(lambda p: p.temperature[i]), "vote weight": mean(lambda p: p.weights[i]),
                          "τ": spread([t[min(r, len(t)) - 1] for t in tau], 2),
