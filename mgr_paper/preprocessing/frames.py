@@ -52,12 +52,14 @@ def write_video(
         with av.open(str(tmp), 'w', format='mp4') as out:
             for n, frame in enumerate(frames, 1):
                 if stream is None:
-                    stream = out.add_stream('libx264rgb' if lossless else 'libx264', rate=Fraction(fps).limit_denominator(1001))
+                    rate, codec = Fraction(fps).limit_denominator(1001), 'libx264rgb' if lossless else 'libx264'
+                    stream = out.add_stream(codec, rate=rate)
                     stream.height, stream.width = size = frame.shape[:2]
                     stream.pix_fmt = 'rgb24' if lossless else 'yuv444p' if size[0] % 2 or size[1] % 2 else 'yuv420p'
                     stream.options = dict(qp='0', preset='ultrafast') if lossless else dict(crf='18', preset='veryfast')
                 if frame.shape != (*size, 3) or frame.dtype != np.uint8:
-                    raise MgrError(f'frame {n-1} for {path} is {frame.dtype} of shape {frame.shape}', f'give uint8 {(*size, 3)}')
+                    raise MgrError(f'frame {n-1} for {path} is {frame.dtype} of shape {frame.shape}',
+                                   f'give uint8 {(*size, 3)}')
                 out.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), 'rgb24')))
             if stream is None: raise MgrError(f'no frame for {path}', 'give at least one')
             out.mux(stream.encode())
@@ -66,7 +68,9 @@ def write_video(
 # %% ../../nbs/1_preprocessing/14b_frames.ipynb #b14a0012
 def quarter_turns(picture:av.VideoFrame) -> int: # 0 to 3, counter-clockwise
     "How the picture must be turned to stand upright."
-    if picture.rotation % 90: raise MgrError(f'the video is turned by {picture.rotation} degrees', 'turn it by a multiple of 90, or not at all')
+    if picture.rotation % 90:
+        raise MgrError(f'the video is turned by {picture.rotation} degrees',
+                       'turn it by a multiple of 90, or not at all')
     return picture.rotation//90 % 4
 
 _PLANAR = {'yuv420p', 'yuvj420p'}
