@@ -22,7 +22,7 @@ def pose_python() -> Path: # exists
     place = Path(os.path.abspath(place))  # not resolved: the link is what makes it an environment
     found = [p for p in (place, place/'bin'/'python', place/'Scripts'/'python.exe') if p.is_file()]
     if found: return found[0]
-    if said: raise MgrError(f'MGR_POSE_PYTHON names {place}, and there is no Python', 'correct it, or run: make pose-env')
+    if said: raise MgrError(f'MGR_POSE_PYTHON: no Python at {place}', 'correct it, or run: make pose-env')
     raise MgrError(f'no pose environment at {place}', 'run: make pose-env')
 
 def packaged_file(
@@ -44,9 +44,10 @@ def run_worker(
 ) -> dict: # what the program said: frames, kept, seconds, frames_said
     "Run the pose program on one video."
     command = [str(pose_python()), '-I', pose_worker.__file__, os.path.abspath(video), os.path.abspath(out), str(chunk)]
-    said, at = {}, 0
+    said, at, env = {}, 0, os.environ | {'MPLBACKEND': 'agg'}  # a notebook's backend is unknown there
     with tempfile.TemporaryFile('w+', errors='replace') as noise:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=noise, stdin=subprocess.DEVNULL, text=True) as child:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=noise, env=env,
+                              encoding='utf-8', errors='replace') as child:
             try:
                 with progress(desc=video.name) as bar:
                     for line in filter(lambda s: s.startswith('{'), child.stdout):
@@ -61,7 +62,7 @@ def run_worker(
     if child.returncode == 0: return said
     if 'refused' in said: raise MgrError(f'{video}: {said["refused"]}', 'look at the file, or leave it out')
     if 'missing' in said: raise MgrError(f'the pose environment is incomplete: {said["missing"]}', 'run: make pose-env')
-    raise MgrError(f'the pose program stopped on {video} (code {child.returncode}): {last[-200:]}',
+    raise MgrError(f'the pose program stopped on {video} (code {child.returncode}): {last[:200]}',
                    'run it again: the finished pieces are kept')
 
 # %% ../../nbs/1_preprocessing/17_pose.ipynb #po000011
@@ -76,18 +77,21 @@ def joints_fault(
     lack = [k for k in NEEDED if k not in info]
     if lack: return f'its info lacks {", ".join(lack)}'
     numbers = [info[k] for k in ('fps', 'height', 'width')]
-    if not all(isinstance(n, (int, float)) and 0 < n < np.inf for n in numbers): return f'fps, height, width are {numbers}'
-    if joints.ndim != 3 or joints.shape[1:] != (137, 3) or not len(joints): return f'joints of shape {joints.shape}, not (T,137,3)'
+    if not all(isinstance(n, (int, float)) and 0 < n < np.inf for n in numbers):
+        return f'fps, height, width are {numbers}'
+    if joints.ndim != 3 or joints.shape[1:] != (137, 3) or not len(joints):
+        return f'joints of shape {joints.shape}, not (T,137,3)'
     if joints.dtype != np.float32: return f'joints are {joints.dtype}, not float32'
     if len(joints) != info['frames']: return f'{len(joints)} frames where its info says {info["frames"]}'
-    if not np.isfinite(joints).all(): return f'a NaN or infinite value, first in frame {np.argwhere(~np.isfinite(joints))[0][0]}'
+    odd = np.argwhere(~np.isfinite(joints))
+    if len(odd): return f'a NaN or infinite value, first in frame {odd[0][0]}'
     score = joints[..., 2]
     if score.min() < 0 or score.max() > 1: return 'a score outside [0,1]'
     return 'a missing point (score 0) has coordinates' if joints[score == 0].any() else ''
 
 def read_pose(
     path, # .npz written by `extract`
-) -> tuple[np.ndarray, dict]: # joints (T,137,3) float32 pixels and score; info with fps, height, width, frames, sha256, ...
+) -> tuple[np.ndarray, dict]: # joints (T,137,3) float32 pixels and score; info: fps, height, width, frames, ...
     "Read a skeleton file and check it."
     fix = 'make it again with: mgr-paper extract'
     try:
@@ -141,7 +145,8 @@ def extract(
     goal = {v: (Path(out) if out else v.parent)/f'{v.stem}.npz' for v in found}
     at = {}
     for v, o in goal.items():
-        if (other := at.setdefault(o, v)) != v: raise MgrError(f'{other} and {v} would both become {o}', 'rename one of them')
+        if (other := at.setdefault(o, v)) != v:
+            raise MgrError(f'{other} and {v} would both become {o}', 'rename one of them')
     pose_python()
     report = dict(found=len(found), written=[], kept=[], skipped=[], short=[], frames=0, rates={})
     for video, path in goal.items():
@@ -156,8 +161,9 @@ def extract(
             report['skipped'].append(dict(file=str(video), why=e.what))
             continue
         report['kept' if current else 'written'].append(str(path)); report['rates'][str(path)] = part_rates(joints)
-        if len(joints) < info['frames_said']: report['short'].append(dict(file=str(video), frames=len(joints), said=info['frames_said']))
+        if len(joints) < info.get('frames_said', 0):
+            report['short'].append(dict(file=str(video), frames=len(joints), said=info['frames_said']))
     if len(report['skipped']) == len(found):
-        raise MgrError(f'none of {len(found)} videos could be used; the first: {report["skipped"][0]["why"]}', 'look at the files')
+        raise MgrError(f'no usable video of {len(found)}; {report["skipped"][0]["why"]}', 'look at the files')
     seconds = time.time()-start
     return report | dict(seconds=seconds, fps=report['frames']/seconds)
