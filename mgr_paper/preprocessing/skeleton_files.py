@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'PysklData', 'read_pyskl', 'layout_of', 'check_rows', 'spread', 'one_person', 'split_names',
            'clips_of_pyskl', 'prepare_pickle', 'write_pyskl']
 
-# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #de4aeec3
+# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #88519c44
 import re, time
 from collections import Counter
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .layouts import JOINTS
 from .store import Clip, ClipStore, StoreMeta, StoreWriter
 from .safe_pickle import dump_pickle, load_pickle
 
-# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #a41ff2a0
+# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #aa03d901
 def _fault(
     a, # one of the annotations
     V:int, # joints of the first clip
@@ -48,7 +48,7 @@ def _fault(
     sound = np.shape(size) == (2,) and all(isinstance(n, whole) and n > 0 for n in size)
     return '' if sound else f'has img_shape {size}, not (height, width)'
 
-# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #b2c3c65e
+# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #e32ee6a1
 @dataclass(frozen=True)
 class PysklData:
     "A skeleton pickle that has passed every check."
@@ -86,7 +86,7 @@ def read_pyskl(
     size = sizes.most_common(1)[0][0] if sizes else tuple(int(n)+1 for n in most[::-1])
     return PysklData(path, {k: tuple(v) for k, v in data['split'].items()}, tuple(notes), V, size, bool(sizes))
 
-# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #7739fe00
+# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #683ca6ce
 def layout_of(
     V:int, # joints in the file
     said:str|None=None, # the layout, if it is known
@@ -102,7 +102,7 @@ def layout_of(
     if fitting: raise MgrError(f'{V} joints fit several layouts', f'say which, by layout=...: {known}')
     raise MgrError(f'{V} joints fit no layout', f'give layout=... and rows=..., the {V} rows of that layout: {known}')
 
-# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #92406a22
+# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #2b311312
 def check_rows(
     rows, # one for each joint of a file
     V:int, # joints of the file
@@ -112,7 +112,7 @@ def check_rows(
     if layout is None: raise MgrError('rows are given without a layout', 'say which layout has these rows')
     n = len(JOINTS[choose(layout, JOINTS, 'joint layout')])
     if len(rows) != V or len(set(rows)) != V or not all(isinstance(r, (int, np.integer)) and 0 <= r < n for r in rows):
-        raise MgrError(f'{len(rows)} rows of {layout} do not name {V} different joints', f'give {V} numbers in 0..{n-1}')
+        raise MgrError(f'{len(rows)} rows of {layout} do not name {V} different joints', f'give numbers in 0..{n-1}')
 
 def spread(
     joints:np.ndarray, # (T,V,C)
@@ -124,7 +124,7 @@ def spread(
     out[:, list(rows)] = joints
     return out
 
-# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #2cdeec53
+# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #c708ec82
 def one_person(
     note:dict, # a checked annotation
 ) -> tuple[np.ndarray, int]: # (T,V,3) float32 pixels and confidence; people seen in the clip
@@ -137,7 +137,7 @@ def one_person(
     joints = np.concatenate([x[m, ..., :2], s[m, ..., None]], -1)
     return joints*(s[m, ..., None] > 0), int((seen > 0).sum())
 
-# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #963add04
+# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #f519d683
 SPLITS = dict(train='train', val='val', validation='val', validate='val', test='test', seen='seen')
 
 def split_names(
@@ -179,7 +179,7 @@ def clips_of_pyskl(
         subject = (subjects or {}).get(recording, recording)
         yield Clip(name, recording, str(subject), int(a['label']), joints, split=of.get(name, '')), people
 
-# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #714113cf
+# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #93fdcac9
 def prepare_pickle(
     source, # a .pkl file, or a folder of them
     store_path, # where the store goes; only a complete one appears
@@ -217,7 +217,7 @@ def prepare_pickle(
     return dict(seen, splits=splits, layout=name, classes=len(meta.classes), height=size[0], width=size[1],
                 size_said=sets[0].size_said, files=[f.name for f in files], skipped=skipped, seconds=time.time()-start)
 
-# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #474e6728
+# %% ../../nbs/1_preprocessing/13_skeleton_files.ipynb #6934f46c
 def write_pyskl(
     store_path, # a clip store
     file, # .pkl to make
