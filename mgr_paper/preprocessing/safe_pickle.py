@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['KNOWN', 'load_pickle', 'dump_pickle']
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #1068b4fd
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #4affd476
 import math, mmap, pickle, pickletools
 from collections import OrderedDict
 from pathlib import Path
 import numpy as np
 from ..core import MgrError, atomic_path
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #727542bb
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #163c3c95
 class _Refused(Exception): "Why a file is not read; its name is added by `load_pickle`."
 
 def _check_steps(
@@ -26,7 +26,7 @@ def _check_steps(
         if op.name.endswith('PUT') and int(arg) > steps: raise _Refused(f'it asks for {arg} places after {steps} steps')
         if op.name == 'STOP' and at+1 < size: raise _Refused(f'{size-at-1} bytes follow its end')
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #d620e3f1
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #55c61131
 def _dtype(
     said:str, # such as 'f4', '<f4', 'U12'
 ) -> np.dtype: # of numbers or text
@@ -55,7 +55,7 @@ def _array(
     unpickler.pay(len(raw))
     return np.frombuffer(raw, dtype).reshape(shape, order=order) if raw else np.empty(shape, dtype)
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #9d7f8859
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #9d8cc5f3
 class _Kind:
     "Stands for a dtype whose byte order may follow."
     __slots__, __hash__ = ('value',), None
@@ -89,7 +89,7 @@ def _settle(
         return seen[id(x)][0]
     return x
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #020c548a
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #20058b4b
 def _scalar(
     unpickler, # pays for it
     kind:_Kind, # of the number
@@ -115,7 +115,8 @@ def _several(
     def make(unpickler, *args):
         if args and kind in (bytes, bytearray) and isinstance(args[0], str): args = (args[0].encode('latin1'),)
         kinds = (bytes, bytearray) if kind in (bytes, bytearray) else (list, tuple, set, dict)
-        if len(args) > 1 or not all(isinstance(a, kinds) for a in args): raise _Refused(f'it calls {kind.__name__} oddly')
+        if len(args) > 1 or not all(isinstance(a, kinds) for a in args):
+            raise _Refused(f'it calls {kind.__name__} on what is no container')
         for a in args: unpickler.pay(len(a))
         return kind(*args)
     return make
@@ -138,7 +139,7 @@ KNOWN |= {'collections.OrderedDict': _several(OrderedDict), '_codecs.encode': _e
           'numpy.core.multiarray.scalar': _scalar,
           'numpy.core.numeric._frombuffer': lambda u, raw, kind, shape, order: _array(u, shape, kind, raw, order)}
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #8c1b0fae
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #3e982524
 class _Call:
     "A known function in the hands of a file: it can be called, and nothing else."
     __slots__ = ('name', 'unpickler')
@@ -159,7 +160,7 @@ class _Unpickler(pickle.Unpickler):
         if known not in KNOWN: raise _Refused(f'it asks for {module}.{name}')
         return _Call(known, self)
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #fa6284ee
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #64502b62
 def load_pickle(
     path, # the file
     max_bytes:int=4<<30, # larger files are refused
@@ -168,22 +169,25 @@ def load_pickle(
     path, fix = Path(path), 'only arrays, numbers, text and containers are read from a pickle'
     try: size = path.stat().st_size
     except OSError as e: raise MgrError(f'cannot read {path}: {e.strerror}', 'give an existing .pkl file') from e
-    if not path.is_file() or not size: raise MgrError(f'{path} is {"empty" if path.is_file() else "no file"}', 'give a .pkl file')
-    if size > max_bytes: raise MgrError(f'{path} has {size} bytes, more than {max_bytes}', 'raise max_bytes if that is right')
+    if not path.is_file(): raise MgrError(f'{path} is no file', 'give a .pkl file')
+    if not size: raise MgrError(f'{path} is empty', 'copy it again')
+    if size > max_bytes: raise MgrError(f'{path} has {size} bytes, more than {max_bytes}', 'raise max_bytes if right')
     try:
         with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
             _check_steps(data)
             data.seek(0)
             return _settle(_Unpickler(data).load(), {})
     except _Refused as e: raise MgrError(f'{path} is refused: {e}', fix) from e
-    except Exception as e: raise MgrError(f'{path} is cut short, damaged or no pickle: {e or type(e).__name__}', fix) from e
+    except Exception as e:
+        raise MgrError(f'{path} is cut short, damaged or no pickle: {e or type(e).__name__}', fix) from e
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #b4616a2d
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #2a329141
 class _Pickler(pickle.Pickler):
     "Writes arrays as `numpy.ndarray(shape, dtype, bytes)`."
     def reducer_override(self, x):
         if isinstance(x, np.ndarray):
-            if x.dtype.kind not in 'biufcSU': raise MgrError(f'cannot write an array of kind {x.dtype}', 'give numbers or text')
+            if x.dtype.kind not in 'biufcSU':
+                raise MgrError(f'cannot write an array of kind {x.dtype}', 'give numbers or text')
             return np.ndarray, (x.shape, x.dtype.str, bytearray(np.ascontiguousarray(x)))
         if isinstance(x, np.generic): return type(x.item()), (x.item(),)
         if type(x) in (bytearray, set, frozenset, OrderedDict, complex): return NotImplemented
