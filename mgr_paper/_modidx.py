@@ -598,8 +598,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mgr_paper/preprocessing/ma52.py'),
                                               'mgr_paper.preprocessing.ma52.clips_of': ( '1_preprocessing/ma52.html#clips_of',
                                                                                          'mgr_paper/preprocessing/ma52.py'),
-                                              'mgr_paper.preprocessing.ma52.find_names': ( '1_preprocessing/ma52.html#find_names',
-                                                                                           'mgr_paper/preprocessing/ma52.py'),
                                               'mgr_paper.preprocessing.ma52.find_parts': ( '1_preprocessing/ma52.html#find_parts',
                                                                                            'mgr_paper/preprocessing/ma52.py'),
                                               'mgr_paper.preprocessing.ma52.members': ( '1_preprocessing/ma52.html#members',
