@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TORCH_FREE = ('core setting config records batch preprocessing.layouts preprocessing.store preprocessing.synth '
               'preprocessing.synth_motion preprocessing.synth_video preprocessing.utd_mhad preprocessing.saliency '
               'preprocessing.frames preprocessing.imigue preprocessing.packed '
+              'preprocessing.imigue_clips preprocessing.simulate '
               'losses.class_weights fusion.calibrate fusion.vote adaptation.cmpl evidence.metrics evidence.stats '
               'evidence.experiments evidence.tables evidence.figures evidence.watch').split()
 HEAVY = {'torch', 'torchvision', 'timm', 'accelerate'}

@@ -53,13 +53,16 @@ def joint_saliency(
     return (y*(conf*(cfg.rest+step/d))[..., None].astype(np.float32)).swapaxes(1, 2) @ x
 
 # %% ../../nbs/1_preprocessing/18_saliency.ipynb #0d7ebc86
+def _checked(frames:np.ndarray) -> np.ndarray: # the same
+    if frames.ndim != 4 or frames.dtype != np.uint8:
+        raise MgrError(f'frames are {frames.dtype} of shape {frames.shape}', 'give uint8 (T,H,W,C)')
+    return frames
+
 def _images(
     frames:np.ndarray, # (T,H,W,C) uint8
 ): # yields lists of pictures: one RGB picture, or one grey picture a channel
     "Frames as pictures that Pillow can resize."
-    if frames.ndim != 4 or frames.dtype != np.uint8:
-        raise MgrError(f'frames are {frames.dtype} of shape {frames.shape}', 'give uint8 (T,H,W,C)')
-    for f in frames:
+    for f in _checked(frames):
         channels = [f] if f.shape[-1] == 3 else np.moveaxis(f, -1, 0)
         yield [Image.fromarray(np.ascontiguousarray(c)) for c in channels]
 
@@ -76,8 +79,8 @@ def frame_saliency(
     sigma:float, # pixels
 ) -> np.ndarray: # (T,h,w)
     "Blurred absolute difference of neighbouring frames above the camera's noise, as a share of 255."
-    ready = frames.ndim == 3 and frames.dtype == np.float32
-    small = frames if ready else np.array([shrink(f, step) for f in frames]) if frames.ndim > 3 else next(_images(frames))
+    small = frames
+    if frames.ndim != 3 or frames.dtype != np.float32: small = np.array([shrink(f, step) for f in _checked(frames)])
     out = np.abs(np.diff(small, axis=0, prepend=small[:1]))
     for axis in (1, 2):
         i = np.arange(out.shape[axis], dtype=np.float32)
