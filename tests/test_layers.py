@@ -14,7 +14,7 @@ TORCH_FREE = ('core setting config records batch preprocessing.layouts preproces
               'preprocessing.synth_motion preprocessing.synth_video preprocessing.utd_mhad preprocessing.saliency '
               'preprocessing.frames preprocessing.imigue preprocessing.pose_worker preprocessing.pose '
               'preprocessing.smg preprocessing.ma52 preprocessing.packed preprocessing.imigue_clips '
-              'preprocessing.simulate '
+              'preprocessing.simulate preprocessing.videos '
               'losses.class_weights fusion.calibrate fusion.vote adaptation.cmpl evidence.metrics evidence.stats '
               'evidence.experiments evidence.tables evidence.figures evidence.watch').split()
 HEAVY = {'torch', 'torchvision', 'timm', 'accelerate'}

@@ -6,7 +6,7 @@ from mgr_paper.core import MgrError
 from mgr_paper.preprocessing import ma52
 from mgr_paper.preprocessing.layouts import JOINTS
 from mgr_paper.preprocessing.safe_pickle import dump_pickle, load_pickle
-from mgr_paper.preprocessing.store import ClipStore
+from mgr_paper.preprocessing.store import UNKNOWN, ClipStore
 
 @pytest.fixture
 def raw(tmp_path):
@@ -74,7 +74,7 @@ def test_test_clips_keep_their_names_and_have_no_label(raw):
     report, store = prepare(raw)
     test = store.manifest[store.manifest['split'] == 'test']
     assert test['clip_id'].tolist() == ['test0000', 'test0001'] and set(test['subject_id']) == {'unknown'}
-    assert set(test['y']) == {0} and report['unlabelled'] == 2
+    assert set(test['y']) == {UNKNOWN} and report['unlabelled'] == 2
 
 def test_without_lists_the_pickles_rule(raw):
     want = published(raw)

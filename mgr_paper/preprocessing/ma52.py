@@ -19,7 +19,7 @@ from .safe_pickle import dump_pickle
 from .skeleton_files import (check_rows, clips_of_pyskl, layout_of, read_pyskl, split_names,
                                                      spread)
 from .smg import class_names
-from .store import ClipStore, Split, StoreMeta, StoreWriter
+from .store import UNKNOWN, ClipStore, Split, StoreMeta, StoreWriter
 
 # %% ../../nbs/1_preprocessing/15c_ma52.ipynb #ma000006
 COARSE = {'body': 5, 'head': 6, 'upper limb': 13, 'lower limb': 8, 'body-hand': 6, 'head-hand': 10, 'leg-hand': 4}
@@ -171,7 +171,7 @@ def clips_of(
         clips = clips_of_pyskl(replace(r.data, annotations=tuple(notes)), people, video='(.+)')
         for clip, _ in progress(clips, f'ma52 {r.part.name}', len(notes)):
             old, y = clip.clip_id, r.clips[clip.clip_id]
-            y, name = 0 if test else int(PART_OF[y]) if coarse else y, new.get(old, old)
+            y, name = UNKNOWN if test else int(PART_OF[y]) if coarse else y, new.get(old, old)
             yield replace(clip, clip_id=name, video_id=name, y=y, split=r.part.name), old
 
 # %% ../../nbs/1_preprocessing/15c_ma52.ipynb #ma000029
