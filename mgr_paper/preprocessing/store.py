@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.lib import format as npy
 from ..core import MgrError, atomic_path, choose, fingerprint
 from .layouts import layout
+from .packed import PackedFrames, PackedStream
 
 # %% ../../nbs/1_preprocessing/11_store.ipynb #a9c492f5
 @dataclass
@@ -113,9 +114,11 @@ class StoreWriter:
     def __init__(self,
         path, # folder to make; an older store there is replaced at the end
         meta:StoreMeta, # of the whole store
+        packing:str='raw', # of the video: 'raw' keeps every bit, 'jpeg' a sixth of the bytes or less
     ):
         layout(meta.layout)  # refuse before work is done
         choose(meta.video_kind, ('rgb', 'depth', 'none'), 'video kind')
+        self.packing = choose(packing, ('raw', 'jpeg'), 'packing')
         self.path, self.meta, self.streams, self.rows, self.ids = Path(path), meta, {}, [], set()
         if self.path.exists() and not (self.path/'store.json').is_file():
             raise MgrError(f'{self.path} exists and is no clip store', 'choose another folder')
@@ -140,13 +143,16 @@ class StoreWriter:
         row = dict(clip_id=clip.clip_id, video_id=clip.video_id, subject_id=str(clip.subject_id))
         row |= dict(y=int(clip.y), split=clip.split)
         for k, a in data.items():
-            if k not in self.streams: self.streams[k] = _Stream(self.tmp/f'{k}.npy', a)
+            if k not in self.streams:
+                pack = k == 'video' and self.packing == 'jpeg'
+                self.streams[k] = PackedStream(self.tmp/'video.bin', a) if pack else _Stream(self.tmp/f'{k}.npy', a)
             row[f'{k}_start'], row[f'{k}_frames'] = self.streams[k].add(a)
         self.rows.append(row); self.ids.add(clip.clip_id)
     def _finish(self):
         if not self.rows: raise MgrError(f'no clip for the store {self.path}', 'look at the folder it was read from')
         pd.DataFrame(self.rows).to_parquet(self.tmp/'manifest.parquet')
         arrays = {k: dict(shape=[s.n, *s.tail], sha256=s.sha.hexdigest()) for k, s in self.streams.items()}
+        if isinstance(self.streams.get('video'), PackedStream): arrays['video']['packing'] = 'jpeg'
         said = {k: v for k, v in asdict(self.meta).items() if k != 'source'}
         mark = fingerprint(SCHEMA, said, self.rows, arrays)
         info = dict(schema=SCHEMA, fingerprint=mark, meta=asdict(self.meta), arrays=arrays)
@@ -166,11 +172,14 @@ def segment_frames(
     return a+(u*width).astype(np.int64)
 
 # %% ../../nbs/1_preprocessing/11_store.ipynb #6df393e8
-def _mapped(
-    path:Path, # .npy file
-    shape:list[int], # it should have
-) -> np.ndarray: # read-only; a plain view of the map, which is faster to index than NumPy's map class
+def _opened(
+    folder:Path, # the store
+    kind:str, # one of KINDS
+    said:dict, # what store.json says of it
+): # read-only; a plain view of the map, which is faster to index than NumPy's map class, or `PackedFrames`
     "Map an array file, or say that it is damaged."
+    path, shape = folder/f'{kind}.npy', said['shape']
+    if 'packing' in said: return PackedFrames(folder/f'{kind}.bin', shape)
     try: a = np.asarray(np.load(path, mmap_mode='r'))
     except (OSError, ValueError): a = np.empty(0)
     if list(a.shape) != shape: raise MgrError(f'{path} is missing or incomplete', 'prepare the store again')
@@ -190,7 +199,7 @@ class ClipStore:
                            'prepare it again')
         self.meta = StoreMeta(**{**info['meta'], 'classes': tuple(info['meta']['classes'])})
         self.fingerprint, self.manifest = info['fingerprint'], pd.read_parquet(self.path/'manifest.parquet')
-        self.arrays = {k: _mapped(self.path/f'{k}.npy', v['shape']) for k, v in info['arrays'].items()}
+        self.arrays = {k: _opened(self.path, k, v) for k, v in info['arrays'].items()}
         self.n, self.K, self.layout = len(self.manifest), len(self.meta.classes), layout(self.meta.layout)
         columns = ('y', 'subject_id', 'video_id', 'clip_id')
         self.y, self.subjects, self.videos, self.clip_ids = (self.manifest[c].to_numpy() for c in columns)
