@@ -168,6 +168,14 @@ def test_a_cut_file_is_named(tmp_path_factory, cut):
     data = pickle.dumps([CLIP, CLIP['keypoint']+1]); path = raw(tmp_path_factory.mktemp('cut'), data[:-min(cut, len(data)-1)], 'cut.pkl')
     with pytest.raises(MgrError, match='cut.pkl'): load_pickle(path)
 
+def test_a_step_over_the_end_of_its_frame(tmp_path):
+    data = bytearray(pickle.dumps([bytearray(b'0123456789'), 'abc'], 5)); assert data[2] == 0x95
+    assert load_pickle(raw(tmp_path, data)) == [bytearray(b'0123456789'), 'abc']
+    data[3] = data.index(b'0123')-11+4                                       # the frame now ends among the ten bytes
+    with pytest.raises(MgrError, match='x.pkl .* runs over the end of its frame'): load_pickle(raw(tmp_path, data))
+    big = [b'0'*200_000, 'abc', b'1'*70_000]                                   # written outside of frames
+    assert load_pickle(raw(tmp_path, pickle.dumps(big, 4))) == big
+
 @given(at=st.integers(0, 10_000), to=st.integers(0, 255))
 @settings(max_examples=300, deadline=None)
 def test_a_damaged_byte_never_escapes(tmp_path_factory, at, to):

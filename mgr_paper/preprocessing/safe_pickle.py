@@ -5,28 +5,32 @@
 # %% auto #0
 __all__ = ['KNOWN', 'load_pickle', 'dump_pickle']
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #4affd476
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #639e305c
 import math, mmap, pickle, pickletools
 from collections import OrderedDict
 from pathlib import Path
 import numpy as np
 from ..core import MgrError, atomic_path
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #163c3c95
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #66e34488
 class _Refused(Exception): "Why a file is not read; its name is added by `load_pickle`."
 
 def _check_steps(
     data, # mmap of the file
 ):
     "List the steps of a pickle without doing them; refuses what cannot be meant."
-    size, steps = len(data), 0
+    size, steps, end = len(data), 0, 0
     for op, arg, at in pickletools.genops(data):
         steps += 1
-        if op.name == 'FRAME' and arg > size-at: raise ValueError(f'a frame of {arg} bytes is announced')
+        if end and at > end: raise ValueError(f'a step runs over the end of its frame, byte {end}')
+        if at >= end: end = 0
+        if op.name == 'FRAME':
+            end = at+9+arg
+            if end > size: raise ValueError(f'a frame of {arg} bytes is announced')
         if op.name.endswith('PUT') and int(arg) > steps: raise _Refused(f'it asks for {arg} places after {steps} steps')
         if op.name == 'STOP' and at+1 < size: raise _Refused(f'{size-at-1} bytes follow its end')
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #55c61131
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #f542c3cb
 def _dtype(
     said:str, # such as 'f4', '<f4', 'U12'
 ) -> np.dtype: # of numbers or text
@@ -55,7 +59,7 @@ def _array(
     unpickler.pay(len(raw))
     return np.frombuffer(raw, dtype).reshape(shape, order=order) if raw else np.empty(shape, dtype)
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #9d8cc5f3
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #1b0c61e2
 class _Kind:
     "Stands for a dtype whose byte order may follow."
     __slots__, __hash__ = ('value',), None
@@ -89,7 +93,7 @@ def _settle(
         return seen[id(x)][0]
     return x
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #20058b4b
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #e4e7682d
 def _scalar(
     unpickler, # pays for it
     kind:_Kind, # of the number
@@ -139,7 +143,7 @@ KNOWN |= {'collections.OrderedDict': _several(OrderedDict), '_codecs.encode': _e
           'numpy.core.multiarray.scalar': _scalar,
           'numpy.core.numeric._frombuffer': lambda u, raw, kind, shape, order: _array(u, shape, kind, raw, order)}
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #3e982524
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #86a2b63a
 class _Call:
     "A known function in the hands of a file: it can be called, and nothing else."
     __slots__ = ('name', 'unpickler')
@@ -149,9 +153,9 @@ class _Call:
 
 class _Unpickler(pickle.Unpickler):
     "Finds the known names only."
-    def __init__(self, data):
-        super().__init__(data, encoding='latin1')
-        self.left = 4*len(data)+1024
+    def __init__(self, file, size:int): # open for reading; bytes
+        super().__init__(file, encoding='latin1')
+        self.left = 4*size+1024
     def pay(self, n:int): # bytes or elements to be built
         self.left -= n
         if self.left < 0: raise _Refused('it builds more than it holds')
@@ -160,7 +164,7 @@ class _Unpickler(pickle.Unpickler):
         if known not in KNOWN: raise _Refused(f'it asks for {module}.{name}')
         return _Call(known, self)
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #64502b62
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #ebd9ed3c
 def load_pickle(
     path, # the file
     max_bytes:int=4<<30, # larger files are refused
@@ -175,13 +179,12 @@ def load_pickle(
     try:
         with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
             _check_steps(data)
-            data.seek(0)
-            return _settle(_Unpickler(data).load(), {})
+            return _settle(_Unpickler(f, size).load(), {})
     except _Refused as e: raise MgrError(f'{path} is refused: {e}', fix) from e
     except Exception as e:
-        raise MgrError(f'{path} is cut short, damaged or no pickle: {e or type(e).__name__}', fix) from e
+        raise MgrError(f'{path} is cut short, damaged or no pickle: {str(e) or type(e).__name__}', fix) from e
 
-# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #2a329141
+# %% ../../nbs/1_preprocessing/11b_safe_pickle.ipynb #853fb858
 class _Pickler(pickle.Pickler):
     "Writes arrays as `numpy.ndarray(shape, dtype, bytes)`."
     def reducer_override(self, x):
