@@ -32,9 +32,10 @@ def folders(
     phase = 2 if part == 'test' else 1
     skeleton = dict(train=['train'], val=['validate', 'val'], test=['test'])[part]
     rgb = dict(train=['train_data', 'train'], val=['validation_data', 'validate', 'val'],
-               test=['test_data', 'test', '.'])[part]
+               test=['.', 'test_data', 'test'])[part]
     data, above_rgb = f'imigue_data_phase{phase}', f'imigue_rgb_phase{phase}'
-    above = [f'{data}/datasets', data, f'imigue_skeleton_phase{phase}', 'datasets', '.']
+    above = [f'{data}/datasets', data][::-1 if part == 'test' else 1]
+    above += [f'imigue_skeleton_phase{phase}', 'datasets', '.']
     return dict(skeleton=[f'{a}/imigue_skeleton_{s}' for a in above for s in skeleton],
                 rgb=[f'{a}/{r}' for a in (above_rgb, f'{data}/{above_rgb}') for r in rgb]
                 + [f'imigue_rgb_{s}' for s in skeleton])

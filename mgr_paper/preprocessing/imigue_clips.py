@@ -279,9 +279,8 @@ def prepare_imigue(
         (height, width), said = tally.size(frame_size)
         out.meta = replace(meta, height=height, width=width, fps=tally.first.fps if tally.first else fps)
     return dict(tally.report(), found=len(videos), height=height, width=width, size_from=said, fps=out.meta.fps,
-                fps_from='video' if tally.first else 'given', people_known=subjects is not None,
-                crop=how.mode, simulated=made_up,
-                **{k: report[k] for k in ('tried', 'notes', 'skipped')}, seconds=time.time()-begin)
+                fps_from='video' if tally.first else 'given', people_known=subjects is not None, crop=how.mode,
+                simulated=made_up, **{k: report[k] for k in ('tried', 'notes', 'skipped')}, seconds=time.time()-begin)
 
 # %% ../../nbs/1_preprocessing/18c_imigue_clips.ipynb #b18c0025
 PROTOCOLS = ('official', 'validate', 'subjects')

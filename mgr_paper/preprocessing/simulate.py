@@ -97,7 +97,6 @@ def write_recording(
     "The files of one recording, as the release has them."
     v, rows, joints = rec.video_id, plan(cfg), recording_joints(cfg, rec)
     home, rgb = (Path(root)/folders(rec.part)[k][0]/v for k in ('skeleton', 'rgb'))
-    if rec.part == 'test': rgb = Path(root)/'imigue_rgb_phase2'/v  # the release has no folder between
     home.mkdir(parents=True)
     write_sheet(home/f'{v}_openpose.xlsx', joints.reshape(len(joints), -1))
     hand = convert(joints, 'openpose137', 'light35').reshape(len(joints), -1).tolist()
