@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TORCH_FREE = ('core setting config records batch preprocessing.layouts preprocessing.store preprocessing.synth '
               'preprocessing.synth_motion preprocessing.synth_video preprocessing.utd_mhad preprocessing.saliency '
               'losses.class_weights fusion.calibrate fusion.vote adaptation.cmpl evidence.metrics evidence.stats '
-              'evidence.experiments evidence.tables evidence.figures evidence.watch').split()
+              'evidence.experiments evidence.tables evidence.figures evidence.watch '
+              'evidence.submission').split()
 HEAVY = {'torch', 'torchvision', 'timm', 'accelerate'}
 
 
