@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TORCH_FREE = ('core setting config records batch preprocessing.layouts preprocessing.store preprocessing.synth '
               'preprocessing.synth_motion preprocessing.synth_video preprocessing.utd_mhad preprocessing.saliency '
+              'preprocessing.frames preprocessing.imigue preprocessing.packed '
               'losses.class_weights fusion.calibrate fusion.vote adaptation.cmpl evidence.metrics evidence.stats '
               'evidence.experiments evidence.tables evidence.figures evidence.watch '
               'evidence.submission').split()
