@@ -72,7 +72,8 @@ def read_list(
 ) -> list[str]: # clip ids in the order of the file
     "A list of test clips: first word of each row; a heading and the ending .mp4 are left out."
     try: text = read_text(Path(path).read_bytes(), path).removeprefix("\ufeff")
-    except OSError as e: raise MgrError(f"no test list {path}", "give a file, a clip store or the challenge's folder") from e
+    except OSError as e:
+        raise MgrError(f"no test list {path}", "give a file, a clip store or the challenge's folder") from e
     rows = [re.split(r"[,;\s]", line.strip(), maxsplit=1)[0].strip('"') for line in text.splitlines() if line.strip()]
     if rows and rows[0].lower() in ("id", "clip", "clip_id", "name", "vid", "video"): rows = rows[1:]
     return [r.removesuffix(".mp4") for r in rows]
@@ -88,7 +89,10 @@ def test_clips(
     elif source.is_dir():
         from mgr_paper.preprocessing import imigue
         videos = [v for v in imigue.find_videos(source) if v.part == "test"]
-        ids = clip_order(f"{v.video_id}_{k}" for v in videos for k in range(len(imigue.read_labels(v.labels))))
+        bare = next((v.video_id for v in videos if v.labels is None), None)
+        if bare: raise MgrError(f"test video {bare} in {source} has no label file", "it says how many clips to answer")
+        ids = clip_order(f"{v.video_id}_{k}" for v in videos
+                         for k in range(len(imigue.read_labels(v.labels, hidden=True))))
     else: ids = read_list(source)
     if not ids: raise MgrError(f"{source} names no test clip", "give the list of the challenge")
     seen = set()
@@ -107,12 +111,14 @@ def archived(
     try:
         with zipfile.ZipFile(path) as z:
             inside = z.infolist()
-            odd = next((i.filename for i in inside if re.search(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^\w:", i.filename)), None)
+            leaves = r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^\w:"
+            odd = next((i.filename for i in inside if re.search(leaves, i.filename)), None)
             if odd: raise MgrError(f"{path} holds {odd!r}, which leaves its folder", f"pack {name} alone")
             if [i.filename for i in inside] != [name]:
                 raise MgrError(f"{path} holds {', '.join(i.filename for i in inside[:3]) or 'nothing'}",
                                f"pack {name} alone, without a folder")
-            if inside[0].file_size > LARGEST: raise MgrError(f"{path} unpacks to {inside[0].file_size} bytes", "look at it")
+            if inside[0].file_size > LARGEST:
+                raise MgrError(f"{path} unpacks to {inside[0].file_size} bytes", "look at it")
             with z.open(name) as f: data = f.read(LARGEST + 1)
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as e:  # damaged, or with a password
         raise MgrError(f"{path} is not a readable zip archive ({e})", "pack it again") from e
@@ -167,7 +173,8 @@ def check_submission(
         counts[int(words[1])] += 1
     missing = [i for i in ids if i not in seen]
     if missing:
-        raise MgrError(f"{path}: {len(missing)} of {len(ids)} clips are missing, the first is {missing[0]!r}", "add them")
+        raise MgrError(f"{path}: {len(missing)} of {len(ids)} clips are missing, the first is {missing[0]!r}",
+                       "add them")
     wrong = next(((given, due) for given, due in zip(seen, ids) if given != due), None)
     if wrong:
         raise MgrError(f"{path}, row {seen[wrong[0]]}: clip {wrong[0]!r} where {wrong[1]!r} is due",
