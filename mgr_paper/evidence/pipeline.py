@@ -29,6 +29,7 @@ from ..preprocessing.synth_video import prepare_synth
 from ..records import load_scores, now, save_scores, write_record
 from ..training.checkpoints import load_tensors, save_tensors
 from ..training.train import Labelled, fit, make_network, predict
+from ..training.transfer import init_from, started_from
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #8d62b1b2
 def open_store(
@@ -55,6 +56,7 @@ class Task:
     work: Path # checkpoints and unfinished trainings
     parameters: dict # what was asked for, echoed into the record
     started: str # time
+    init: Path|None = None # network that trainings start from; None: random or published weights
 
     @cached_property
     def counts(self) -> np.ndarray: # (K,) clips per class in the source
@@ -91,6 +93,7 @@ def write(
     index = np.concatenate([i for i, _ in scores.values()]).astype(int)
     logits = np.concatenate([z for _, z in scores.values()])
     y = np.asarray(store.y)[index]
+    if task.init is not None: extra["init"] = started_from(task.init)
     save_scores(path.with_suffix(".npz"), logits=logits, y=y, clip_id=np.asarray(store.clip_ids)[index],
                 subject_id=np.asarray(store.subjects)[index], video_id=np.asarray(store.videos)[index], part=part)
     main = next((p for p in ("test", "val") if (y[part == p] >= 0).any()), "test")  # a challenge keeps its test labels
@@ -127,6 +130,7 @@ def train_branch(
     "Train one branch on some source clips."
     source, started = Labelled.of(task.store, indices), time.perf_counter()
     net = make_network(branch, task.store, task.cfg, seed)
+    if task.init is not None: init_from(net, task.init, branch, task.cfg.layout, task.store.meta.classes)
     history = fit(net, branch, task.store, source, task.cfg, seed, state=state)
     return net, history, time.perf_counter() - started
 

@@ -7,6 +7,7 @@ __all__ = ['new_folder', 'run_record', 'scores_of', 'train_run', 'move_record', 
            'fuse_runs', 'evaluate_run']
 
 # %% ../../nbs/7_evidence/77_stages.ipynb #72a3bd7d
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,7 @@ def train_run(
     seed: int = 0,
     tier: str = "quick", # whose settings are taken
     changes: dict|None = None, # dotted settings that differ
+    init: Path|None = None, # a run of the same branch, or its network, to start from; other classes than here are fine
 ) -> dict: # record
     "Train a branch on the source people of a split and score everybody else."
     store, out = ClipStore(store), new_folder(out)
@@ -72,7 +74,8 @@ def train_run(
     from mgr_paper.evidence import pipeline  # here, because voting needs no torch
     run = Run("source", data, cfg.split, cfg.long_tail, seed, branch)
     with atomic_path(out) as tmp:
-        task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", tmp/"work", changes or {}, now())
+        task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", tmp/"work", changes or {}, now(),
+                             init)
         move_record(pipeline.run_source(task, branch), tmp/"record")
         shutil.move(tmp/"work"/run.folder/"source"/f"{branch}.safetensors", tmp/"network.safetensors")
         if not len(task.split.val):
@@ -121,6 +124,9 @@ def adapt_runs(
                        f"adaptation takes one run of each of {', '.join(branches)}")
     from mgr_paper.evidence import pipeline
     cfg = from_dict(first["config"], RunConfig)
+    if cfg.cmpl.restart != "never" and any("init" in r["extra"] for r in records):
+        raise MgrError("a network that began with another would begin its rounds at random",
+                       "train with --set cmpl.restart=never")
     run = Run("adapt", first["data"]["name"], cfg.split, cfg.long_tail, first["seed"],
               method, method_rounds(method, cfg))
     with atomic_path(out) as tmp:
@@ -175,7 +181,8 @@ def fuse_runs(
     keep = {k: first[k] for k in ("experiment", "tier", "data", "seed", "split", "config", "method", "round",
                                   "parameters_requested")}
     extra = {k: first["extra"][k] for k in ("counts", "classes")} | dict(
-        voters=[r["row"] for r in records], temperature=T.tolist(), weights=weights.tolist())
+        voters=[r["row"] for r in records], temperature=T.tolist(), weights=weights.tolist(),
+        folders=[dict(path=str(f.resolve()), beside=os.path.relpath(f.resolve(), out.resolve())) for f in folders])
     with atomic_path(out) as tmp:
         tmp.mkdir()
         save_scores(tmp/"record.npz", np.log(np.maximum(p, 1e-6)), part="test",
