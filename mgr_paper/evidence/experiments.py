@@ -10,9 +10,9 @@ __all__ = ['DATA', 'METHOD_LABEL', 'TABLES', 'FROM_STORE', 'DataSpec', 'method_r
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import RunConfig, settings, tier_config, to_dict
+from ..config import DATA_SETS, RunConfig, settings, tier_config, to_dict
 from ..core import MgrError, choose, fingerprint
-from ..preprocessing import synth, utd_mhad
+from ..preprocessing import imigue_clips, ma52, smg, synth, utd_mhad
 from ..preprocessing.store import ClipStore, Split
 
 # %% ../../nbs/7_evidence/72_experiments.ipynb #e6170cae
@@ -25,10 +25,16 @@ class DataSpec:
     validated: tuple[str, ...] # splits that come with validation people; in others source people are held out by turns
     simulated: bool
 
+_FOUR, _TWO, _IMIGUE = ("joint", "heatmap", "swin", "r2plus1d"), ("joint", "heatmap"), ("official", "validate", "subjects")
 DATA = {
     "synth": DataSpec(("joint", "heatmap", "r2plus1d"), ("swin",), ("subjects",), ("subjects",), True),
     "utd-mhad": DataSpec(("joint", "heatmap", "depth"), ("joint3d",),
                          ("odd-even", "even-odd", "1-4", "5-8", "few-12", "few-34", "few-56", "few-78"), (), False),
+    **{f"imigue{kind}{made}": DataSpec(voters, (), _IMIGUE, ("official",), bool(made))
+       for kind, voters in (("", _FOUR), ("-skeleton", _TWO)) for made in ("", "-simulated")},
+    "smg": DataSpec(_TWO, ("joint3d",), ("official",), (), False),
+    **{data: DataSpec(_TWO, (), ("people",), ("people",), False) for data in ("ma52", "pickle", "videos-skeleton")},
+    "videos": DataSpec(_FOUR, (), ("people",), ("people",), False),
 }
 METHOD_LABEL = {"source": "no adaptation", "cmpl": "CMPL", "self": "self-training",
                 "continued": "continued source training", "oracle": "oracle labels",
@@ -49,7 +55,9 @@ def open_split(
 ) -> Split:
     "The clips of a run's source, validation and target people."
     if run.data == "synth": return synth.protocol(store)
-    return utd_mhad.protocol(store, run.split, long_tail=run.long_tail, seed=0)
+    if run.data == "utd-mhad": return utd_mhad.protocol(store, run.split, long_tail=run.long_tail, seed=0)
+    if run.data.startswith("imigue"): return imigue_clips.protocol(store, run.split)
+    return smg.protocol(store) if run.data == "smg" else ma52.resplit(store)  # by person, drawn once
 
 # %% ../../nbs/7_evidence/72_experiments.ipynb #595bd442
 @dataclass(frozen=True)

@@ -41,8 +41,10 @@ def open_store(
     if not path.exists():
         if cfg.data == "synth": prepare_synth(path, cfg.synth)
         elif cfg.data == "utd-mhad": utd_mhad.prepare_utd(root or data_root("utd-mhad"), path)
-        else: raise MgrError(f"no reader for data set {cfg.data!r} in this version", f"use one of {', '.join(DATA)}")
-    return ClipStore(path)
+        else: raise MgrError(f"no clip store {path}", f"make it: mgr-paper prepare {cfg.data.split('-')[0]} ROOT {path}")
+    store = ClipStore(path)
+    if store.meta.name != cfg.data: raise MgrError(f"{path} holds {store.meta.name}, not {cfg.data}", "prepare it again")
+    return store
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #e8015423
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import RunConfig, from_dict, tier_config
+from ..config import RunConfig, from_dict, override, tier_config
 from ..core import MgrError, atomic_path, choose
 from .experiments import DATA, Run, method_rounds, open_split
 from .metrics import measured, metrics
 from .stats import Interval, bootstrap
 from ..fusion.calibrate import softmax
 from ..fusion.vote import fit_vote, vote
+from ..preprocessing.layouts import lacking
 from ..preprocessing.store import ClipStore
 from ..records import load_scores, now, read_record, save_scores, write_record
 
@@ -67,14 +68,15 @@ def train_run(
 ) -> dict: # record
     "Train a branch on the source people of a split and score everybody else."
     store, out = ClipStore(store), new_folder(out)
-    data = choose(store.meta.name, DATA, "data set")
+    data, changes = choose(store.meta.name, DATA, "data set"), changes or {}
     choose(branch, DATA[data].branches + DATA[data].extra, f"branch of {data}")
     cfg = tier_config(tier, data, {
-        "split": choose(split or DATA[data].splits[0], DATA[data].splits, f"split of {data}")} | (changes or {}))
+        "split": choose(split or DATA[data].splits[0], DATA[data].splits, f"split of {data}")} | changes)
+    if "layout" not in changes and lacking(store.meta.layout, cfg.layout): cfg = override(cfg, {"layout": store.meta.layout})
     from mgr_paper.evidence import pipeline  # here, because voting needs no torch
     run = Run("source", data, cfg.split, cfg.long_tail, seed, branch)
     with atomic_path(out) as tmp:
-        task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", tmp/"work", changes or {}, now(),
+        task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", tmp/"work", changes, now(),
                              init)
         move_record(pipeline.run_source(task, branch), tmp/"record")
         shutil.move(tmp/"work"/run.folder/"source"/f"{branch}.safetensors", tmp/"network.safetensors")

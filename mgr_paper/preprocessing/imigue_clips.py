@@ -266,7 +266,8 @@ def prepare_imigue(
     kind = 'none' if how.mode == 'none' else 'rgb'
     made_up = (Path(root)/SIMULATED).is_file()
     source = 'simulated recordings in the tree of iMiGUE' if made_up else 'iMiGUE, Liu et al., CVPR 2021'
-    meta = StoreMeta('imigue', layout, CLASSES, fps, 1, 1, made_up, kind, source)
+    name = 'imigue'+('-skeleton' if kind == 'none' else '')+('-simulated' if made_up else '')
+    meta = StoreMeta(name, layout, CLASSES, fps, 1, 1, made_up, kind, source)
     with StoreWriter(store_path, meta, packing) as out:
         for v in progress([v for v in videos if v.video_id in people], 'imigue'):
             try:

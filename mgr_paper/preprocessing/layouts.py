@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BODY25', 'HALPE26', 'FACE70', 'FACE14', 'KINECT20', 'COCO17', 'COCO18', 'KINECT25', 'POSE33', 'UPPER12', 'TIPS',
            'HANDS', 'PALM_TIPS', 'MESH468', 'JOINTS', 'CHAINS', 'SPARE', 'PARTS', 'MIDDLE', 'PART_COLOUR', 'hand_names',
-           'mesh_names', 'Layout', 'layout', 'flip_permutation', 'head_top', 'convert', 'hand_distances', 'rest_pose',
-           'draw_skeleton']
+           'mesh_names', 'Layout', 'layout', 'flip_permutation', 'head_top', 'lacking', 'convert', 'hand_distances',
+           'rest_pose', 'draw_skeleton']
 
 # %% ../../nbs/1_preprocessing/10_layouts.ipynb #7cb485da
 from dataclasses import dataclass
@@ -170,6 +170,17 @@ def head_top(
     top = np.concatenate([neck[..., :-1] + reach*(mid-neck)[..., :-1], score[..., None]], -1)
     return np.where(score[..., None] > 0, top, 0).astype(joints.dtype)
 
+# %% ../../nbs/1_preprocessing/10_layouts.ipynb #7d20c551
+def lacking(
+    source:str, # a layout
+    target:str, # the layout wanted
+) -> list[str]: # joints of `target` that `source` neither has nor can give; empty: it converts
+    "What stands between two layouts."
+    have = set(layout(source).joints)
+    given = lambda n: (n in have or n in MIDDLE and have.issuperset(MIDDLE[n])
+                       or n == 'Head' and have.issuperset(('Nose', 'LEar', 'REar', *MIDDLE['Neck'])))
+    return [n for n in layout(target).joints if not given(n)]
+
 # %% ../../nbs/1_preprocessing/10_layouts.ipynb #1e311eb2
 def convert(
     joints:np.ndarray, # (..., V, C), C >= 3, last channel confidence
@@ -180,16 +191,12 @@ def convert(
     src, dst = layout(source), layout(target)
     if joints.ndim < 2 or joints.shape[-2] != src.V:
         raise MgrError(f'joints of shape {joints.shape} are not {source}', f'give (..., {src.V} joints, channels)')
-    have = set(src.joints)
-    made = [n for n in dst.joints if n not in have and n in MIDDLE and have.issuperset(MIDDLE[n])]
-    head = 'Head' not in have and 'Head' in dst.joints and have.issuperset(('Nose', 'LEar', 'REar', *MIDDLE['Neck']))
-    lack = [n for n in dst.joints if n not in have and n not in made and not (head and n == 'Head')]
-    if lack:
+    if lack := lacking(source, target):
         lack = ', '.join(lack[:4])+(' and more' if len(lack) > 4 else '')
         raise MgrError(f'{source} cannot become {target}: no {lack}', 'start from a richer layout, such as openpose137')
     out = joints[..., [src.joints.index(n) if n in src.joints else 0 for n in dst.joints], :]
-    for n in made: out[..., dst.index(n), :] = _point(joints, src, n)
-    if head: out[..., dst.index('Head'), :] = head_top(joints, src)
+    for n in set(dst.joints)-set(src.joints):
+        out[..., dst.index(n), :] = head_top(joints, src) if n == 'Head' else _point(joints, src, n)
     return out
 
 # %% ../../nbs/1_preprocessing/10_layouts.ipynb #7b1ece4e

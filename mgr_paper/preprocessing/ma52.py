@@ -220,4 +220,4 @@ def resplit(
     if len(people) < 3: raise MgrError(f'{len(people)} people cannot be split in three', 'prepare train and val')
     sides = dict(target=order[:n[0]], val=order[n[0]:sum(n)], source=order[sum(n):])
     at = {side: np.flatnonzero(known & np.isin(store.subjects, who)) for side, who in sides.items()}
-    return Split('ma52-by-person', at['source'], at['val'], at['target']).check(store)
+    return Split('people', at['source'], at['val'], at['target']).check(store)

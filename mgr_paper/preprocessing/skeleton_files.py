@@ -202,7 +202,7 @@ def prepare_pickle(
             raise MgrError(f'{d.path.name} has {d.V} joints in {d.size}, {files[0].name} has {sets[0].V} in {size}',
                            'read them apart')
     K = 1+max(int(a['label']) for d in sets for a in d.annotations)
-    meta = StoreMeta(source.stem, name, tuple(classes or (f'class {k}' for k in range(K))), fps, *size, simulated=False,
+    meta = StoreMeta('pickle', name, tuple(classes or (f'class {k}' for k in range(K))), fps, *size, simulated=False,
                      video_kind='none', source=', '.join(f.name for f in files))
     with StoreWriter(store_path, meta) as writer:
         for d in sets:

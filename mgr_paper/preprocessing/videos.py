@@ -155,7 +155,7 @@ def prepare_videos(
     classes, by_video = sorted({s.name for s in stretches}), {}
     for k, s in enumerate(stretches): by_video.setdefault(s.file, []).append((k, s))
     report, first = dict(skipped=left, sizes={}), None
-    meta = StoreMeta(root.resolve().name, layout, tuple(classes), 1, 1, 1, simulated=False,
+    meta = StoreMeta('videos-skeleton' if crop == 'none' else 'videos', layout, tuple(classes), 1, 1, 1, simulated=False,
                      video_kind='none' if crop == 'none' else 'rgb', source='own recordings')
     with StoreWriter(store_path, meta, packing) as out:
         for name, rows in progress(by_video.items(), 'videos'):
