@@ -131,6 +131,20 @@ def test_a_store_names_its_test_clips(tmp_path):
     assert asked_clips(tmp_path/"store") == ["a_1", "b_2", "b_10"]
 
 
+def test_the_challenge_folder_names_its_test_clips(tmp_path):
+    test = tmp_path/"imigue_data_phase2"/"datasets"/"imigue_skeleton_test"
+    for video, text in (("0054", "0,1,5\n0,7,9\n"), ("0007", "0,0,3\n")):  # classes are placeholders
+        (test/video).mkdir(parents=True)
+        (test/video/f"{video}_label.csv").write_text(text)
+    train = tmp_path/"imigue_data_phase1"/"datasets"/"imigue_skeleton_train"/"0001"
+    train.mkdir(parents=True)
+    (train/"0001_label.csv").write_text("3,0,3\n")
+    assert asked_clips(tmp_path) == ["0007_0", "0054_0", "0054_1"]
+    (test/"0054"/"0054_label.csv").unlink()
+    (test/"0054"/"0054_light_hand.csv").write_text("")
+    with pytest.raises(MgrError, match="test video 0054 in .* has no label file"): asked_clips(tmp_path)
+
+
 @pytest.fixture
 def run(tmp_path):
     logits = np.random.default_rng(0).normal(size=(6, 32))

@@ -230,7 +230,8 @@ def report_page(
     windows = {"start": "start, s", "end": "end, s", "call": "call", "class": "likeliest", "confidence": "confidence"}
     calls = times | {"call": "call", "confidence": "mean confidence"}
     body = [f'<p class="note">{" ".join(html.escape(f) for f in facts)}</p>',
-            picture(timeline, "png", "timeline of the calls"), "<h2>Calls</h2>", html_table(segments(table), calls), shots,
+            picture(timeline, "png", "timeline of the calls"),
+            "<h2>Calls</h2>", html_table(segments(table), calls), shots,
             '<p>The film with skeleton and calls is <a href="overlay.mp4">overlay.mp4</a>, '
             'all numbers are in <a href="predictions.csv">predictions.csv</a>.</p>',
             "<h2>Who voted</h2>", html_table(who, dict(name="network", weight="weight", T="temperature", row="run")),

@@ -151,7 +151,8 @@ def open_panel(
     why = [unseen_input(r) for r in records]
     here = [i for i, w in enumerate(why) if not w]
     if not here:
-        raise MgrError(f"no network can read a plain video: {names[0]}, {why[0]}", "train joint, heatmap, swin or r2plus1d")
+        raise MgrError(f"no network can read a plain video: {names[0]}, {why[0]}",
+                       "train joint, heatmap, swin or r2plus1d")
     probs = np.stack([softmax(rows[i]["logits"], T[i]) for i in here])
     w = weigh(probs, y, np.asarray(extra["weights"])[here] if extra else None, cfg)
     voters = [Voter(names[i], folders[i], records[i], float(T[i]), float(w[k])) for k, i in enumerate(here)]
@@ -193,7 +194,7 @@ def crop_like(
 ) -> tuple[SaliencyConfig, int]: # how the box is found; side of the crop, pixels
     "The crop that the clips of a data set were given."
     if cfg.data == "synth": return SaliencyConfig(grid=64, margin=1.05), cfg.synth.size
-    return SaliencyConfig(), max(cfg.swin.size, cfg.r2plus1d.size)
+    return SaliencyConfig(), 224  # as the readers of recorded data cut theirs
 
 def window_clips(
     video: Path,
