@@ -649,8 +649,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'mgr_paper/preprocessing/imigue.py'),
                                                 'mgr_paper.preprocessing.imigue.as_joints': ( '1_preprocessing/imigue.html#as_joints',
                                                                                               'mgr_paper/preprocessing/imigue.py'),
-                                                'mgr_paper.preprocessing.imigue.column_names': ( '1_preprocessing/imigue.html#column_names',
-                                                                                                 'mgr_paper/preprocessing/imigue.py'),
                                                 'mgr_paper.preprocessing.imigue.files_of': ( '1_preprocessing/imigue.html#files_of',
                                                                                              'mgr_paper/preprocessing/imigue.py'),
                                                 'mgr_paper.preprocessing.imigue.find_videos': ( '1_preprocessing/imigue.html#find_videos',

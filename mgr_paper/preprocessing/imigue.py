@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['TRAIN_PEOPLE', 'PARTS', 'SIMULATED', 'ID', 'ILLUSTRATIVE', 'ILLUSTRATIVE_INDEX', 'folders', 'Video', 'files_of',
-           'find_videos', 'read_text', 'read_table', 'as_joints', 'read_sheet', 'read_hand_csv', 'column_names',
-           'write_sheet', 'read_labels', 'read_subjects']
+           'find_videos', 'read_text', 'read_table', 'as_joints', 'read_sheet', 'read_hand_csv', 'write_sheet',
+           'read_labels', 'read_subjects']
 
 # %% ../../nbs/1_preprocessing/14_imigue.ipynb #b1400003
-import re, zipfile
+import re
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import python_calamine
+import xlsxwriter
 from ..core import MgrError, atomic_path
 from .layouts import layout
 from .synth import CLASSES
@@ -206,44 +208,17 @@ def read_hand_csv(
     return as_joints(x[:, 1:], path)
 
 # %% ../../nbs/1_preprocessing/14_imigue.ipynb #b1400017
-_XML, _APP = 'http://schemas.openxmlformats.org/', 'application/vnd.openxmlformats-'
-_TYPES, _DOC = _XML+'package/2006/', _XML+'officeDocument/2006/relationships'
-_MAIN = _XML+'spreadsheetml/2006/main'
-_BOOK = {
-    '[Content_Types].xml': f'<Types xmlns="{_TYPES}content-types">'
-        f'<Default Extension="rels" ContentType="{_APP}package.relationships+xml"/>'
-        f'<Override PartName="/xl/workbook.xml" ContentType="{_APP}officedocument.spreadsheetml.sheet.main+xml"/>'
-        '<Override PartName="/xl/worksheets/sheet1.xml" '
-        f'ContentType="{_APP}officedocument.spreadsheetml.worksheet+xml"/></Types>',
-    '_rels/.rels': f'<Relationships xmlns="{_TYPES}relationships">'
-        f'<Relationship Id="rId1" Type="{_DOC}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
-    'xl/workbook.xml': f'<workbook xmlns="{_MAIN}" xmlns:r="{_DOC}"><sheets>'
-        f'<sheet name="Sheet1" sheetId="1" r:id="rId1"/></sheets></workbook>',
-    'xl/_rels/workbook.xml.rels': f'<Relationships xmlns="{_TYPES}relationships">'
-        f'<Relationship Id="rId1" Type="{_DOC}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>'}
-
-def column_names(n:int) -> list[str]: # 'A' to 'Z', 'AA', ...
-    name = lambda i: (name(i//26-1) if i >= 26 else '')+chr(65+i % 26)
-    return [name(i) for i in range(n)]
-
 def write_sheet(
     path, # .xlsx file; only a complete one appears
     rows:np.ndarray, # (T,C) numbers
 ):
     "Write a table as an xlsx sheet without a header."
-    names, head = column_names(rows.shape[1]), '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
-    def entry(name):
-        info = zipfile.ZipInfo(name)  # dated 1980: the same numbers make the same file
-        info.compress_type, info._compresslevel = zipfile.ZIP_DEFLATED, 1
-        return info
-    with atomic_path(path) as tmp, zipfile.ZipFile(tmp, 'w') as out:
-        for name, xml in _BOOK.items(): out.writestr(entry(name), head+xml)
-        with out.open(entry('xl/worksheets/sheet1.xml'), 'w') as f:
-            f.write(f'{head}<worksheet xmlns="{_MAIN}"><sheetData>'.encode())
-            for i, row in enumerate(rows, 1):
-                cells = ''.join([f'<c r="{c}{i}"><v>{v!r}</v></c>' for c, v in zip(names, row.tolist())])
-                f.write(f'<row r="{i}">{cells}</row>'.encode())
-            f.write(b'</sheetData></worksheet>')
+    with atomic_path(path) as tmp:
+        with xlsxwriter.Workbook(str(tmp), dict(constant_memory=True)) as book:
+            book.set_properties(dict(created=datetime(1980, 1, 1)))  # the same numbers make the same file
+            sheet = book.add_worksheet()
+            for t, row in enumerate(rows.tolist()):
+                for c, v in enumerate(row): sheet.write_number(t, c, v)
 
 # %% ../../nbs/1_preprocessing/14_imigue.ipynb #b1400021
 ILLUSTRATIVE, ILLUSTRATIVE_INDEX = 99, CLASSES.index('illustrative')
