@@ -9,9 +9,10 @@ DISK_GB ?= 12
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+POSE := .venv-pose
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install paper test test-notebooks test-python lab hooks readme clean distclean
+.PHONY: help install pose-env paper test test-notebooks test-python lab hooks readme clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,7 +33,20 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 	@echo "Installed."
 
-paper: $(STAMP) ## tables and figures of the quick tier (22 minutes on two cores with the installation)
+pose-env: $(POSE)/.installed ## .venv-pose for `mgr-paper extract`: MediaPipe and what it needs (430 MB)
+
+$(POSE)/.installed: requirements-pose.lock
+	@v=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2], int((3, 11) <= sys.version_info[:2] <= (3, 12)))' 2>/dev/null || echo missing 0); \
+	[ "$${v#* }" = 1 ] || { \
+	  echo "MediaPipe 0.10.21 needs Python 3.11 or 3.12; '$(PYTHON)' is $${v% *}. Name another one: make PYTHON=python3.12 pose-env" >&2; exit 2; }
+	@echo "Installing $$(grep -c == $<) pinned packages into $(POSE) (430 MB) ..."
+	@$(PYTHON) -m venv --clear $(POSE) || { echo "$(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)." >&2; exit 2; }
+	@$(POSE)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
+	@$(POSE)/bin/python -c 'import cv2, mediapipe; mediapipe.solutions.holistic.Holistic'
+	@touch $@
+	@echo "Installed."
+
+paper: $(STAMP) ## tables and figures of the quick tier (24 minutes on two cores with the installation)
 	@$(BIN)/mgr-paper reproduce --tier quick $(ARGS)
 	@echo "Tables and figures: figures/   Records, scores and executed notebooks: runs/"
 
@@ -59,7 +73,7 @@ readme: $(STAMP) ## README.md and the sidebar, from the notebooks
 
 clean: ## remove caches, built docs and the quick and smoke figures; keeps .venv and runs/
 	rm -rf _proc _docs build dist .pytest_cache .hypothesis figures/quick figures/smoke
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)*' -prune -exec rm -rf {} +
 
-distclean: clean ## remove .venv, runs/ and the graph's memory too
-	rm -rf $(VENV) runs .snakemake *.egg-info
+distclean: clean ## remove both environments, runs/ and the graph's memory too
+	rm -rf $(VENV) $(POSE) runs .snakemake *.egg-info

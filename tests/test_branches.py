@@ -1,9 +1,11 @@
 "One contract for all branches: what training, voting and pseudo-labelling rely on."
+import hashlib
 from dataclasses import replace
 from urllib.error import URLError
 
 import pytest, torch
-from torchvision.models import get_model_weights
+from torchvision.models import WeightsEnum, get_model_weights
+from torchvision.models.video import r2plus1d_18
 
 from mgr_paper.branches.heatmap import HeatmapBranch
 from mgr_paper.branches.joint import JointBranch
@@ -134,6 +136,48 @@ def test_published_weights_fill_all_but_the_classifier(monkeypatch):
     load_pretrained(net, cfg)
     assert all((v == 3).all() for k, v in net.state_dict().items() if not k.startswith('fc.'))
     assert not (net.fc.weight == 3).any()
+
+@pytest.mark.parametrize('name, file', [('r2plus1d', 'r2plus1d_18-91a641e6.pth'), ('swin', 'swin3d_s-da41c237.pth')])
+def test_without_a_network_the_missing_file_is_named(monkeypatch, tmp_path, name, file):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path)) # an empty cache
+    monkeypatch.setattr(WeightsEnum, 'get_state_dict', lambda self, **k: (_ for _ in ()).throw(URLError('no route to host')))
+    cfg = getattr(tier_config('paper', 'imigue'), name)
+    with torch.device('meta'): net = make_backbone(cfg, 3, K)
+    with pytest.raises(MgrError) as e: load_pretrained(net, cfg)
+    for word in ('KINETICS400_V1', 'no route to host', f'put {file} into', str(tmp_path), 'from scratch'): assert word in str(e.value)
+
+def cached(monkeypatch, tmp_path, write, stamp=None):
+    "A file in torch's hub cache under the name of the published R(2+1)D, or under one with its own hash; nothing may be fetched."
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda *a, **k: pytest.fail('went to the network'))
+    (tmp_path/'hub'/'checkpoints').mkdir(parents=True)
+    write(tmp_path/'file')
+    sha = hashlib.sha256((tmp_path/'file').read_bytes()).hexdigest()
+    url = f'https://example.org/r2plus1d_18-{stamp or sha[:8]}.pth'
+    monkeypatch.setattr(WeightsEnum, 'url', property(lambda self: url))
+    (tmp_path/'file').rename(tmp_path/'hub'/'checkpoints'/url.rsplit('/', 1)[1])
+    return tier_config('paper', 'imigue').r2plus1d
+
+def test_a_file_put_into_the_cache_fills_a_full_size_network(monkeypatch, tmp_path):
+    state = r2plus1d_18(weights=None).state_dict()
+    cfg = cached(monkeypatch, tmp_path, lambda path: torch.save(state, path))
+    net = make_backbone(cfg, 3, K)
+    load_pretrained(net, cfg)
+    same = [torch.equal(v, state[k]) for k, v in net.state_dict().items() if not k.startswith('fc.')]
+    assert all(same) and len(same) == len(state) - 2 and net.fc.weight.shape == (K, 512)
+
+def test_another_file_under_a_published_name_is_refused(monkeypatch, tmp_path):
+    cfg = cached(monkeypatch, tmp_path, lambda path: torch.save({}, path), stamp='91a641e6')
+    with torch.device('meta'): net = make_backbone(cfg, 3, K)
+    with pytest.raises(MgrError, match='r2plus1d_18-91a641e6.pth.*not what was published'): load_pretrained(net, cfg)
+
+def test_a_file_with_code_is_not_run(monkeypatch, tmp_path):
+    class Bomb:
+        def __reduce__(self): return open, (str(tmp_path/'ran'), 'w')
+    cfg = cached(monkeypatch, tmp_path, lambda path: torch.save({'fc.weight': Bomb()}, path))
+    with torch.device('meta'): net = make_backbone(cfg, 3, K)
+    with pytest.raises(MgrError, match='cannot be had'): load_pretrained(net, cfg)
+    assert not (tmp_path/'ran').exists()
 
 @pytest.mark.parametrize('change', ['stem.0.weight', 'layer1.0.conv1.0.0.weight'])
 def test_weights_of_another_shape_are_refused(monkeypatch, change):

