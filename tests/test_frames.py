@@ -2,7 +2,8 @@
 from importlib.metadata import PackageNotFoundError, files
 import av, numpy as np, pytest
 from mgr_paper.core import MgrError
-from mgr_paper.preprocessing.frames import Probe, count_frames, cut, frames, luma, pictures, probe, write_video
+from mgr_paper.preprocessing.frames import Probe, count_frames, cut, cut_to_size, frames, luma_cells, pictures, probe, write_video
+from mgr_paper.preprocessing.saliency import crop_frames
 
 def noise(T=20, H=36, W=64, seed=0): return np.random.default_rng(seed).integers(0, 256, (T, H, W, 3), np.uint8)
 def smooth(T=30, H=36, W=64):
@@ -63,7 +64,10 @@ def test_turned_video_stands_upright(tmp_path, degrees, turns):
         out.mux(s.encode())
     got = next(frames(tmp_path/'a.mp4'))
     assert abs(got.astype(int)-np.rot90(x[0], turns)).mean() < 4
-    assert probe(tmp_path/'a.mp4')[:2] == got.shape[:2] == luma(next(pictures(tmp_path/'a.mp4'))).shape
+    assert probe(tmp_path/'a.mp4')[:2] == got.shape[:2]
+    cells = luma_cells(next(pictures(tmp_path/'a.mp4')), 4); mean = got.astype(float).mean(-1)
+    assert np.corrcoef(cells.ravel(), mean.reshape(mean.shape[0]//4, 4, -1, 4).mean((1, 3)).ravel())[0, 1] > .8
+    assert cut_to_size(next(pictures(tmp_path/'a.mp4')), (0, 0, 16, 16), (8, 8)) is None
     box = (3, 5, 21, 30); assert (cut(next(pictures(tmp_path/'a.mp4')), box) == got[5:30, 3:21]).all()
 
 def test_askew_video_is_refused(tmp_path):
@@ -83,10 +87,20 @@ def test_cut_is_the_box_of_the_picture(tmp_path, H, W):
         assert part.shape == (box[3]-box[1], box[2]-box[0], 3)
         assert abs(part-whole[box[1]:box[3], box[0]:box[2]]).max() <= 12
 
+@pytest.mark.parametrize('box,size', [((4, 2, 34, 32), 15), ((0, 0, 36, 36), 36), ((10, 10, 18, 18), 24)])
+def test_scaled_cut(tmp_path, box, size):
+    write_video(tmp_path/'a.mp4', smooth(2), 25)
+    p = next(pictures(tmp_path/'a.mp4')); want = crop_frames(cut(p)[None], box, size)[0].astype(int)
+    assert cut_to_size(p, box, (size, size)).shape == (size, size, 3) and abs(cut_to_size(p, box, (size, size))-want).mean() < 5
+
+def test_scaled_cut_leaves_the_rim_to_others(tmp_path):
+    write_video(tmp_path/'a.mp4', smooth(2), 25); p = next(pictures(tmp_path/'a.mp4'))
+    for box in ((1, 0, 21, 20), (0, 0, 21, 21), (-2, 0, 20, 22), (50, 0, 66, 16), (0, 30, 8, 38)): assert cut_to_size(p, box, (8, 8)) is None
+
 def test_cut_of_lossless_rgb_is_exact(tmp_path):
     x = noise(2, 35, 63); write_video(tmp_path/'a.mp4', x, 25, lossless=True)
     p = next(pictures(tmp_path/'a.mp4'))
-    assert (cut(p, (7, 3, 60, 31)) == x[0, 3:31, 7:60]).all() and luma(p) is None
+    assert (cut(p, (7, 3, 60, 31)) == x[0, 3:31, 7:60]).all() and luma_cells(p, 4) is None and cut_to_size(p, (0, 0, 8, 8), (4, 4)) is None
 
 def test_truncated_mp4(tmp_path):
     "The index stands at the end, so a file that is cut off has none."
