@@ -241,7 +241,7 @@ def call(
     with alone(lock) as held, open(log, "w") as raw, subprocess.Popen(
             command, env=env, text=True, errors="replace", pass_fds=(held,),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        try: watch = follow(process.stdout, raw, console)
+        try: watch = follow(process.stdout, raw, console, "--dry-run" in command)
         except KeyboardInterrupt as e:  # from the keyboard Snakemake got it too and stops its runs
             if isinstance(e, Terminated): process.send_signal(signal.SIGINT)
             process.wait()
