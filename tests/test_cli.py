@@ -74,7 +74,8 @@ def test_train_adapt_fuse_evaluate(store, runs, tmp_path):
     assert left == []
 
 
-@pytest.mark.parametrize("command", ["", "reproduce", "prepare", "train", "adapt", "fuse", "evaluate", "doctor", "notebook"])
+@pytest.mark.parametrize("command", ["", "reproduce", "prepare", "train", "adapt", "fuse", "evaluate", "submit", "predict", "simulate",
+                                     "extract", "doctor", "notebook"])
 def test_help(command):
     done = ask(*command.split(), "--help")
     assert done.exit_code == 0
@@ -110,7 +111,12 @@ def test_missing_folders(store, runs, tmp_path):
 
 
 def test_unknown_kinds_of_data(tmp_path):
-    for kind in ("smg", "imigue", "utd"): refused(ask("prepare", kind, tmp_path, tmp_path/"x"), kind, "in this version")
+    for kind in ("smg", "imigue", "ma52", "videos", "pickle"):
+        refused(ask("prepare", kind, tmp_path, tmp_path/"x"), tmp_path)
+        assert not (tmp_path/"x").exists()
+    refused(ask("prepare", "utd", tmp_path, tmp_path/"x"), "did you mean 'utd-mhad'")
+    refused(ask("prepare", "smg", tmp_path, tmp_path/"x", "--crop", "full"), "--crop is not for smg", "imigue, videos")
+    refused(ask("prepare", "synth", "-", tmp_path/"x", "--set", "train.epochs=3"), "train.epochs")
     refused(ask("prepare", "synth", tmp_path, tmp_path/"x"), tmp_path)
     assert everything(tmp_path) == {}
 
@@ -168,7 +174,7 @@ def test_unknown_class_and_data_set(tmp_path, monkeypatch):
     refused(ask("train", tmp_path/"a", "--branch", "joint", "--out", tmp_path/"x", *TINY), "blorptwist")
     refused(ask("train", tmp_path/"a", "--branch", "depth", "--out", tmp_path/"x", *TINY), "video", "depth")
     assert everything(tmp_path) == before
-    before = everything(other_store(tmp_path/"b", name="smg").parent)
-    refused(ask("train", tmp_path/"b", "--branch", "joint", "--out", tmp_path/"x"), "'smg'")
+    before = everything(other_store(tmp_path/"b", name="elsewhere").parent)
+    refused(ask("train", tmp_path/"b", "--branch", "joint", "--out", tmp_path/"x"), "'elsewhere'")
     assert everything(tmp_path) == before
     assert ClipStore(tmp_path/"b").n == 16
