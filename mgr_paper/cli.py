@@ -11,6 +11,7 @@ __all__ = ['app', 'READERS', 'SCORED', 'Command', 'main', 'settings_of', 'show',
 import importlib
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,7 @@ from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from .config import TIERS, data_root, settings, tier_config
-from .core import MgrError, choose, root as project
+from .core import MgrError, Terminated, choose, root as project
 from .records import device_name, versions
 
 # %% ../nbs/80_cli.ipynb #6635113e
@@ -31,9 +32,12 @@ class Command(TyperGroup):
     def main(self, *args, standalone_mode: bool = True, **kwargs):
         try: code = super().main(*args, standalone_mode=False, **kwargs)
         except MgrError as e: self.fail(str(e))
-        except Abort: self.fail("interrupted")
+        except (Abort, KeyboardInterrupt): self.fail("interrupted")
         except TyperException as e:
-            self.fail(f"{' '.join(e.format_message().split()).rstrip('.')}. try: mgr-paper --help")
+            what = " ".join(e.format_message().split()).rstrip(".")
+            if not what: sys.exit(0)  # it has shown the help and has nothing to add
+            where = e.ctx.command_path if getattr(e, "ctx", None) else "mgr-paper"
+            self.fail(f"{what}{'' if what.endswith('?') else '.'} try: {where} --help")
         else: sys.exit(code if isinstance(code, int) else 0)
 
     @staticmethod
@@ -49,6 +53,8 @@ app = typer.Typer(name="mgr-paper", cls=Command,
 
 def main():
     "The program `mgr-paper`."
+    def end(number, frame): raise Terminated
+    signal.signal(signal.SIGTERM, end)  # the same orderly end as from the keyboard
     app(prog_name="mgr-paper")
 
 # %% ../nbs/80_cli.ipynb #cae0f735
@@ -151,6 +157,9 @@ def prepare(
                    test_labels=test_labels)
     given = {k: v for k, v in options.items() if v is not None}
     read = reader(kind, given)
+    if store.exists(): raise MgrError(f"{store} exists already", "choose another folder, or remove it")
+    other = [k for k in settings_of(set_) if not k.startswith("synth.")]
+    if other: raise MgrError(f"{other[0]} is no setting of the simulated data", "prepare takes synth.* only")
     if kind == "synth":
         if str(folder) != "-": raise MgrError(f"synth reads no folder, but {folder} was given", "write - in its place")
         report = read(store, tier_config(tier, "synth", settings_of(set_)).synth)
@@ -200,11 +209,11 @@ SCORED = {"test": "unseen people", "val": "validation people (the labels of the 
                     "--set train.epochs=10")
 def train(
     store: Annotated[Path, typer.Argument(help="Clip store.")],
-    branch: Annotated[str, typer.Option(help="joint, heatmap, swin, r2plus1d, depth or joint3d.")],
+    branch: Annotated[str, typer.Option(help="joint or heatmap; swin or r2plus1d (of RGB); depth or joint3d (of utd-mhad).")],
     out: Annotated[Path, typer.Option(help="New folder of the run.")],
     split: Annotated[str, typer.Option(help="Who is source and who is unseen. Default: the data set's first.")] = "",
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
-    tier: Annotated[str, typer.Option(help="Whose settings are taken.")] = "quick",
+    tier: Annotated[str, typer.Option(help="smoke, quick, bench or paper: whose settings are taken.")] = "quick",
     init: Annotated[Path|None, typer.Option(help="A run of this branch to begin with; its classes may be others.")] = None,
     set_: Annotated[list[str], typer.Option(
         "--set", metavar="KEY=VALUE", help="A setting that differs from the tier's.")] = [],

@@ -235,7 +235,7 @@ _TINY = {
     'heatmap.base': 8, 'heatmap.blocks': (1, 1, 1), 'heatmap.frames': 8,
     'swin.embed_dim': 8, 'swin.depths': (1, 1), 'swin.heads': (1, 2), 'swin.frames': 8, 'swin.size': 32,
     'r2plus1d.base': 8, 'r2plus1d.frames': 8, 'r2plus1d.size': 32, 'depth.base': 8, 'depth.frames': 8, 'depth.size': 32,
-    'train.epochs': 1, 'train.warmup': 0., 'cmpl.epochs': (1,),
+    'train.epochs': 1, 'train.joint.epochs': 1, 'train.joint3d.epochs': 1, 'train.heatmap.epochs': 1, 'train.warmup': 0., 'cmpl.epochs': (1,),
     'synth.clips': (64, 64, 64, 64), 'synth.people': (4, 2, 3), 'synth.size': 32}
 _SYNTH = {  # smaller still, as the benchmark has ten times the clips; chosen on its validation people
     'joint.frames': 32, 'joint.widths': (32, 64, 128), 'joint.dropout': 0., 'joint.head_dropout': 0.1,
@@ -317,5 +317,6 @@ def data_root(
     roots = settings().roots
     env = f"MGR_{choose(data, roots, 'data set with a folder').split('-')[0].upper()}_ROOT"
     path = Path(os.environ[env]).expanduser().resolve() if os.environ.get(env) else roots[data]
-    if not path.is_dir(): raise MgrError(f'no folder {path} for {data}', f'put the data there, or set {env}')
+    remedy = f'{env} says so: correct it' if os.environ.get(env) else f'put the data there, or set {env}'
+    if not path.is_dir(): raise MgrError(f'no folder {path} for {data}', remedy)
     return path

@@ -137,7 +137,7 @@ def read_record(
 ) -> dict: # checked
     "Read one record."
     try: record = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e: raise MgrError(f'cannot read record {path}: {e}', 'run it again') from e
+    except (OSError, ValueError) as e: raise MgrError(f'cannot read record {path}: {e}', 'remove it and run it again') from e
     return check_record(record, path)
 
 def read_records(
@@ -184,6 +184,6 @@ def load_scores(
     try:
         with np.load(path, allow_pickle=False) as z: out = {k: z[k] for k in z.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-        raise MgrError(f'cannot read scores {path}: {e}', 'run it again') from e
+        raise MgrError(f'{path} is missing or damaged', 'remove the run and make it again') from e
     if set(out) != set(SCORES): raise MgrError(f"{path} holds {', '.join(out)}", f"scores hold {', '.join(SCORES)}")
     return out | {'logits': out['logits'].astype(np.float32)}

@@ -58,7 +58,8 @@ class Config:
                 if f.metadata.get('choices'): choose(v, f.metadata['choices'], name)
                 low, high = f.metadata.get('low'), f.metadata.get('high')
                 if v is not None and ((low is not None and v < low) or (high is not None and v > high)):
-                    raise MgrError(f'{name} = {value!r} is out of range', f'allowed: {low} to {high}')
+                    raise MgrError(f'{name} = {value!r} is out of range',
+                                   f'allowed: {low} or more' if high is None else f'allowed: {low} to {high}')
             object.__setattr__(self, f.name, value)
 
 # %% ../nbs/00b_setting.ipynb #5cc3351d

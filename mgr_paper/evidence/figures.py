@@ -20,7 +20,7 @@ COLOURS = dict(joint='#0072B2', joint3d='#56B4E9', heatmap='#E69F00', swin='#009
                depth='#D55E00', vote='#000000')
 MARKERS = dict(joint='o', joint3d='s', heatmap='^', swin='D', r2plus1d='v', depth='P', vote='*')
 LABELS = dict(joint='joints', joint3d='3D joints', heatmap='heatmaps', swin='Video Swin', r2plus1d='R(2+1)D',
-              depth='depth', vote='vote')
+              depth='depth', vote='tuned vote')
 GROUPS = dict(head='#0072B2', medium='#56B4E9', tail='#E69F00')
 
 def style() -> dict: # matplotlib settings
@@ -239,7 +239,7 @@ def rounds_figure(
         else: left.errorbar(x, value, yerr=np.abs(a[:, 1:].T - value), elinewidth=.8, capsize=2, **look)
     for name, v in controls.items():
         label, dash = CONTROLS[choose(name, CONTROLS, 'control')]
-        left.plot(range(len(v)), v, dash, color='#777777', lw=1.4, label=f'vote, {label}', zorder=2)
+        left.plot(range(len(v)), v, dash, color='#777777', lw=1.4, label=f'tuned vote, {label}', zorder=2)
     R = max(len(v) for v in accuracy.values())
     left.set(xlabel='round', ylabel='top-1 accuracy', xticks=range(R), xlim=(-.2, R - .8))
     left.grid(axis='y')

@@ -14,6 +14,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..config import RunConfig, TIERS, data_root, settings, tier_config, to_dict
-from ..core import MgrError, atomic_path, choose, fingerprint, root as project
+from ..core import MgrError, Terminated, atomic_path, choose, fingerprint, root as project
 from .experiments import DATA, FROM_STORE, TABLES, Run, runs, store_path, table_files
 from ..preprocessing.imigue import find_videos
 from ..preprocessing.utd_mhad import find_trials
@@ -225,7 +226,7 @@ def alone(
     with open(path, "w") as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise MgrError(f"another reproduce is at work on {path.stem.lstrip('.')}", "wait for it to end") from None
+            raise MgrError(f"another reproduce is at work on {path.stem.lstrip('.')}", "wait for it to end, or stop it") from None
         yield file.fileno()
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #716ed75e
@@ -240,8 +241,9 @@ def call(
     with alone(lock) as held, open(log, "w") as raw, subprocess.Popen(
             command, env=env, text=True, errors="replace", pass_fds=(held,),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        try: watch = follow(process.stdout, raw, console)
-        except KeyboardInterrupt:  # Snakemake got it too and stops its runs
+        try: watch = follow(process.stdout, raw, console, "--dry-run" in command)
+        except KeyboardInterrupt as e:  # from the keyboard Snakemake got it too and stops its runs
+            if isinstance(e, Terminated): process.send_signal(signal.SIGINT)
             process.wait()
             raise MgrError("interrupted", "the same command goes on from here") from None
     return watch, process.returncode

@@ -152,6 +152,7 @@ def lay_out(
     branch: str,
 ):
     "Put a run's files where an adaptation looks for them."
+    from mgr_paper.training.checkpoints import load_tensors
     r = task.run
     kinds = {"record": Run("source", r.data, r.split, r.long_tail, r.seed, branch),
              "heldout": Run("heldout", r.data, r.split, r.long_tail, 0, branch)}
@@ -161,6 +162,7 @@ def lay_out(
         for file in folder.glob(f"{name}.*"): shutil.copy(file, to.with_suffix(file.suffix))
     network = task.work/r.folder/"source"/f"{branch}.safetensors"
     network.parent.mkdir(parents=True, exist_ok=True)
+    load_tensors(folder/"network.safetensors")  # a damaged file is named where it lies
     shutil.copy(folder/"network.safetensors", network)
 
 # %% ../../nbs/7_evidence/77_stages.ipynb #c163c5cd
@@ -179,7 +181,8 @@ def fuse_runs(
             if not np.array_equal(s["clip_id"], part[0]["clip_id"]):
                 raise MgrError(f"{f} and {folders[0]} scored different clips", "give runs of the same split")
     T, weights = fit_vote([s["logits"] for s in val], val[0]["y"], cfg.fusion)
-    p, y = vote(np.stack([softmax(s["logits"], t) for s, t in zip(test, T)]), weights), test[0]["y"]
+    p = vote(np.stack([softmax(s["logits"], t) for s, t in zip(test, T)]), weights)
+    logits, y = np.log(np.maximum(p, 1e-6)).astype(np.float16), test[0]["y"]  # as they will be read again
     keep = {k: first[k] for k in ("experiment", "tier", "data", "seed", "split", "config", "method", "round",
                                   "parameters_requested")}
     extra = {k: first["extra"][k] for k in ("counts", "classes")} | dict(
@@ -187,10 +190,11 @@ def fuse_runs(
         folders=[dict(path=str(f.resolve()), beside=os.path.relpath(f.resolve(), out.resolve())) for f in folders])
     with atomic_path(out) as tmp:
         tmp.mkdir()
-        save_scores(tmp/"record.npz", np.log(np.maximum(p, 1e-6)), part="test",
+        save_scores(tmp/"record.npz", logits, part="test",
                     **{k: test[0][k] for k in ("y", "clip_id", "subject_id", "video_id")})
         write_record(tmp/"record.json", **keep, row=f"vote/{first['method']}/{first['round']}", branch="vote",
-                     extra=extra, seconds=0., started=now(), **measured(p, y, extra["counts"], extra["classes"]))
+                     extra=extra, seconds=0., started=now(),
+                     **measured(softmax(logits.astype(np.float32)), y, extra["counts"], extra["classes"]))
     return run_record(out)
 
 # %% ../../nbs/7_evidence/77_stages.ipynb #13188503

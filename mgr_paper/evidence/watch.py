@@ -54,6 +54,7 @@ def follow(
     lines, # Snakemake's output, line by line
     log, # open file for all of it
     console: Console,
+    dry: bool = False, # nothing is run, so nothing is announced
 ) -> Watch:
     "Show progress until the output ends."
     watch, start = Watch(), time.monotonic()
@@ -63,7 +64,9 @@ def follow(
         for line in lines:
             log.write(line)
             log.flush()
-            ended = watch.read(line)
+            before, ended = watch.total, watch.read(line)
+            if watch.total > 1 and not before and not dry:  # what is done already is not counted
+                console.print(f"{watch.total - 1} steps to do", markup=False, highlight=False)
             bar.update(task, completed=watch.done, total=max(0, watch.total - 1) or None)  # the last step only collects
             if ended:
                 done, total = watch.done + 1, max(watch.total - 1, 1)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST_CALLS', 'VIEWED', 'MOST', 'AT_ONCE', 'floor_curve', 'confidence_floor', 'Voter', 'Panel', 'unseen_input',
-           'voting_folders', 'same_clips', 'weigh', 'open_panel', 'combine', 'window_spans', 'crop_like',
-           'window_clips', 'make_networks', 'score_windows']
+           'voting_folders', 'same_clips', 'open_panel', 'combine', 'window_spans', 'crop_like', 'window_clips',
+           'make_networks', 'score_windows']
 
 # %% ../../nbs/7_evidence/78b_windows.ipynb #971ce429
 import tempfile
@@ -22,10 +22,11 @@ from ..config import RunConfig, from_dict, override
 from ..core import MgrError
 from .stages import matching_runs, run_record, scores_of
 from ..fusion.calibrate import check_probs, fit_temperature, softmax
-from ..fusion.vote import tune_weights, vote
+from ..fusion.vote import fit_vote, vote
 from ..preprocessing.frames import frames
 from ..preprocessing.layouts import convert, layout
 from ..preprocessing.saliency import SaliencyConfig, crop_box, crop_frames
+from ..preprocessing.synth_video import CROP
 from ..preprocessing.store import UNKNOWN, Clip, ClipStore, StoreMeta, StoreWriter
 from ..training.checkpoints import load_tensors
 from ..training.train import INPUT_OF, Network, make_network, predict
@@ -124,18 +125,6 @@ def same_clips(
             raise MgrError(f"{f} and {folders[0]} scored different clips", "give runs of one data set and split")
     return records, rows
 
-def weigh(
-    probs: np.ndarray, # (M,N,K) calibrated, of held-out people
-    y: np.ndarray, # (N,)
-    given: np.ndarray|None, # (M,) weights of a vote; None: find them
-    cfg: RunConfig,
-) -> np.ndarray: # (M,) sums to 1
-    "Vote weights, as `fuse_runs` finds them."
-    M = len(probs)
-    if given is not None: return given/given.sum() if given.sum() > 0 else np.full(M, 1/M)
-    if cfg.fusion.weights == "equal" or M == 1: return np.full(M, 1/M)
-    return tune_weights(probs, y, step=cfg.fusion.step)
-
 def open_panel(
     runs, # as for `voting_folders`
     precision: float = .8, # share of the calls that should be right
@@ -144,8 +133,6 @@ def open_panel(
     folders, fused = voting_folders(runs)
     records, rows = same_clips(folders)
     cfg, y, extra = from_dict(records[0]["config"], RunConfig), rows[0]["y"], fused["extra"] if fused else None
-    own_T = lambda logits: fit_temperature(logits, y) if cfg.fusion.temperature else 1.
-    T = extra["temperature"] if extra else [own_T(s["logits"]) for s in rows]
     names = [r["branch"] for r in records]
     names = [n if names.count(n) == 1 else f"{n} {names[:i].count(n) + 1}" for i, n in enumerate(names)]
     why = [unseen_input(r) for r in records]
@@ -153,9 +140,11 @@ def open_panel(
     if not here:
         raise MgrError(f"no network can read a plain video: {names[0]}, {why[0]}",
                        "train joint, heatmap, swin or r2plus1d")
-    probs = np.stack([softmax(rows[i]["logits"], T[i]) for i in here])
-    w = weigh(probs, y, np.asarray(extra["weights"])[here] if extra else None, cfg)
-    voters = [Voter(names[i], folders[i], records[i], float(T[i]), float(w[k])) for k, i in enumerate(here)]
+    logits = [rows[i]["logits"] for i in here]
+    T, w = (np.array(extra[k])[here] for k in ("temperature", "weights")) if extra else fit_vote(logits, y, cfg.fusion)
+    w = w/w.sum() if w.sum() > 0 else np.full(len(w), 1/len(w))  # a vote may have given its weight to those that are left out
+    probs = np.stack([softmax(z, t) for z, t in zip(logits, T)])
+    voters = [Voter(names[i], folders[i], records[i], float(t), float(a)) for i, t, a in zip(here, T, w)]
     left = [dict(name=n, why=w) for n, w in zip(names, why) if w]
     panel = Panel(voters, left, tuple(records[0]["extra"]["classes"]), 1., 0., (probs[0], y))
     panel = replace(panel, temperature=fit_temperature(np.log(combine(panel, probs)), y))
@@ -193,7 +182,7 @@ def crop_like(
     cfg: RunConfig, # of a trained network
 ) -> tuple[SaliencyConfig, int]: # how the box is found; side of the crop, pixels
     "The crop that the clips of a data set were given."
-    if cfg.data == "synth": return SaliencyConfig(grid=64, margin=1.05), cfg.synth.size
+    if cfg.data == "synth": return CROP, cfg.synth.size
     return SaliencyConfig(), 224  # as the readers of recorded data cut theirs
 
 def window_clips(

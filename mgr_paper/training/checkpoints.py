@@ -28,6 +28,7 @@ def save_tensors(
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with atomic_path(path) as tmp:
         save_file(tensors, tmp, metadata={"schema": str(SCHEMA), "config": json.dumps(config, sort_keys=True)})
+        tmp.chmod(0o644)  # as readable as the record beside it
     return Path(path)
 
 # %% ../../nbs/4_training/40_checkpoints.ipynb #2852c558
