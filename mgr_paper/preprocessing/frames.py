@@ -23,6 +23,7 @@ def pictures(
     path, # video file
     start:int=0, # first frame
     stop:int|None=None, # frame after the last; None: to the end
+    threads:bool=True, # decode ahead; False: no picture more than asked for
 ) -> Iterator[av.VideoFrame]: # as coded: planes, not turned
     "Decode a video picture by picture."
     n, what, fix = 0, f'{path} is no video that can be read', 'copy the file again, or leave it out'
@@ -30,7 +31,10 @@ def pictures(
         with av.open(str(path)) as box:
             if not box.streams.video: raise MgrError(f'{path} has no picture track', fix)
             stream = box.streams.video[0]
-            stream.thread_type, said = 'AUTO', stream.frames
+            said = stream.frames
+            if stream.codec_context is None: raise MgrError(what, fix)
+            if threads: stream.thread_type = 'AUTO'
+            else: stream.codec_context.thread_count = 1
             for picture in box.decode(stream):
                 what = f'{path}: the picture after frame {n} does not decode'
                 if picture.is_corrupt: raise MgrError(f'{path}: frame {n} is damaged', fix)
@@ -163,7 +167,7 @@ def probe(
     path, # video file
 ) -> Probe:
     "Look at the header and the first picture of a video."
-    first = next(pictures(path, 0, 1))
+    first = next(pictures(path, threads=False))
     with av.open(str(path)) as box: stream = box.streams.video[0]; rate, said = stream.average_rate, stream.frames
     if not rate: raise MgrError(f'{path} says no frame rate', 'write it again with one')
     return Probe(*picture_size(first), float(rate), said)

@@ -8,7 +8,7 @@ __all__ = ['KEEP', 'PROTOCOLS', 'kept', 'Span', 'Crop', 'even', 'crop_clip', 'cr
 
 # %% ../../nbs/1_preprocessing/18c_imigue_clips.ipynb #b18c0003
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from .store import UNKNOWN, Clip, Split, StoreMeta, StoreWriter
 from .synth import CLASSES
 
 # %% ../../nbs/1_preprocessing/18c_imigue_clips.ipynb #b18c0008
-KEEP = 96  # pictures kept of a clip at most: three times what the video branch takes; not in paper
+KEEP = 48  # pictures kept of a clip at most: half as many again as the video branch takes; not in paper
 
 def kept(
     n:int, # frames of the clip
@@ -74,7 +74,8 @@ def crop_clip(
     inner = max(box[0], 0), max(box[1], 0), min(box[2], size[1]), min(box[3], size[0])
     moved = [v-inner[i % 2] for i, v in enumerate(box)]
     x0, y0, x1, y1 = (round((v-box[i % 2])*how.size/(box[2]-box[0])) for i, v in enumerate(inner))  # the rest is black
-    for o, p in zip(out, held):
+    for o in out:
+        p = held.pop(0)  # whose memory the decoder can use again
         part = cut_to_size(p, inner, (y1-y0, x1-x0))
         if part is None: o[:] = crop_frames(cut(p, inner)[None], moved, how.size)[0]
         else: o[y0:y1, x0:x1] = part
@@ -89,15 +90,13 @@ def crop_clips(
     how:Crop,
 ) -> Iterator[tuple]: # (Span, (T',n,n,3) uint8), by the clips' ends
     "Crop the clips of a video in one pass over it."
-    step, ready, fault = cell_size(size, how.saliency), deque(), None
-    with ThreadPoolExecutor(1) as pool:  # one clip is cropped while the next is decoded
-        try:
-            for s, held, cells in gather(path, spans, how, step):
-                ready.append((s, pool.submit(crop_clip, held, cells, joints[s.start:s.end+1], lay, how)))
-                if len(ready) > 1: yield ready[0][0], ready.popleft()[1].result()
-        except MgrError as e: fault = e  # after the clips that end before it
-        for s, done in ready: yield s, done.result()
-    if fault: raise fault
+    clips = gather(path, spans, how, cell_size(size, how.saliency))
+    with ThreadPoolExecutor(1) as pool:  # the next clip is decoded while one is cropped and stored
+        ahead = pool.submit(next, clips, None)
+        while found := ahead.result():
+            ahead = pool.submit(next, clips, None)
+            s, held, cells = found
+            yield s, crop_clip(held, cells, joints[s.start:s.end+1], lay, how)
 
 def gather(
     path, # video file
