@@ -8,11 +8,7 @@ __all__ = ['app', 'READERS', 'SCORED', 'Command', 'main', 'settings_of', 'show',
            'notebook']
 
 # %% ../nbs/80_cli.ipynb #0e4e734e
-import importlib
-import json
-import shutil
-import signal
-import sys
+import importlib, json, shutil, signal, sys
 from pathlib import Path
 from typing import Annotated
 

@@ -167,7 +167,7 @@ def panel(
 
 # %% ../../nbs/7_evidence/72b_results.ipynb #f4c240d7
 VOTES = {"equal vote": "mean of calibrated probabilities", "tuned vote": "weights tuned on held-out source people",
-         "tuned vote with round 0": "averaged with the tuned vote before adaptation; ours"}
+         "tuned vote with round 0": "averaged with the tuned vote before adaptation, our addition"}
 
 def stream_predictions(
     results: Results,
