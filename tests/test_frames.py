@@ -1,8 +1,8 @@
 "Frames of a video: exact numbers, lossless writing, turned pictures, and files that are cut off."
-from importlib.metadata import PackageNotFoundError, files
 import av, numpy as np, pytest
 from mgr_paper.core import MgrError
 from mgr_paper.preprocessing.frames import Probe, count_frames, cut, cut_to_size, frames, luma_cells, pictures, probe, write_video
+from mgr_paper.preprocessing.pose import packaged_file
 from mgr_paper.preprocessing.saliency import crop_frames
 
 def noise(T=20, H=36, W=64, seed=0): return np.random.default_rng(seed).integers(0, 256, (T, H, W, 3), np.uint8)
@@ -17,10 +17,9 @@ def faststart(path, out):
         for p in a.demux(video=0):
             if p.dts is not None: p.stream = s; b.mux(p)
 
-def package_clip(package, end):
-    try: found = [f.locate() for f in files(package) if str(f).endswith(end)]
-    except PackageNotFoundError: found = []
-    return found[0] if found else pytest.skip(f'{package} is not installed')
+def package_clip(package, name):
+    try: return packaged_file(package, name)
+    except MgrError as e: pytest.skip(str(e))
 
 @pytest.mark.parametrize('H,W', [(36, 64), (35, 63), (180, 320)])
 def test_lossless_is_lossless_and_numbers_are_exact(tmp_path, H, W):

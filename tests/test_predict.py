@@ -44,7 +44,8 @@ def film(path, numbers, lossless=False):
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     prepare_synth(folder/"store", SYNTH, jobs=1)
-    for b in ("joint", "r2plus1d"): train_run(folder/"store", b, folder/"runs"/b, tier="smoke")
+    for b in ("joint", "r2plus1d"):  # long enough to be sure of something
+        train_run(folder/"store", b, folder/"runs"/b, tier="smoke", changes={"train.joint.epochs": 36})
     fuse_runs([folder/"runs"/"joint", folder/"runs"/"r2plus1d"], folder/"runs"/"vote")
     np.save(folder/"joints.npy", film(folder/"film.mp4", range(192, 195)))
     return folder

@@ -25,7 +25,7 @@ from .store import UNKNOWN, Clip, Split, StoreMeta, StoreWriter
 from .synth import CLASSES
 
 # %% ../../nbs/1_preprocessing/18c_imigue_clips.ipynb #b18c0008
-KEEP = 48  # pictures kept of a clip at most: half as many again as the video branch takes; not in paper
+KEEP = 64  # pictures kept of a clip at most: twice what the video branch takes; not in paper
 
 def kept(
     n:int, # frames of the clip
