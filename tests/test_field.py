@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mgr_paper.cli import app
+from mgr_paper.preprocessing import ma52
 from mgr_paper.preprocessing.store import UNKNOWN, ClipStore
 from mgr_paper.records import load_scores, read_record
 
@@ -74,3 +75,17 @@ def test_wrong_list_is_refused(home):
 def test_adapted_weights_start_a_training_elsewhere(home):
     ask('train', home/'store', '--branch', 'joint', '--out', home/'again', '--tier', 'smoke', '--init', home/'joint', '--set', 'train.epochs=1')
     assert 'init' in json.loads((home/'again'/'record.json').read_text())['extra']
+
+
+def test_ma52_weights_start_imigue(home, tmp_path):
+    "Another set, other classes: the head is made anew, the rest is kept."
+    ma52.write_example(tmp_path/'raw')
+    ask('prepare', 'ma52', tmp_path/'raw', tmp_path/'ma52')
+    plain = ('--branch', 'joint', '--tier', 'smoke', '--set', 'loss.ose_targets=none')
+    ask('train', tmp_path/'ma52', *plain, '--out', tmp_path/'first')
+    ask('train', home/'store', *plain, '--out', tmp_path/'second', '--init', tmp_path/'first', '--set', 'layout=openpose28')
+    first, second = (read_record(tmp_path/r/'record.json') for r in ('first', 'second'))
+    assert first['config']['layout'] == 'openpose28' and len(first['extra']['classes']) == 52
+    assert len(second['extra']['classes']) == 32 and second['extra']['init']['classes'] == 52
+    wrong = ask('train', home/'store', *plain, '--out', tmp_path/'third', '--init', tmp_path/'first', code=2)
+    assert 'openpose28' in wrong and not (tmp_path/'third').exists()
