@@ -696,6 +696,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                              'mgr_paper/preprocessing/imigue_clips.py'),
                                                       'mgr_paper.preprocessing.imigue_clips.Tally.size': ( '1_preprocessing/imigue_clips.html#tally.size',
                                                                                                            'mgr_paper/preprocessing/imigue_clips.py'),
+                                                      'mgr_paper.preprocessing.imigue_clips.check_inside': ( '1_preprocessing/imigue_clips.html#check_inside',
+                                                                                                             'mgr_paper/preprocessing/imigue_clips.py'),
                                                       'mgr_paper.preprocessing.imigue_clips.crop_clip': ( '1_preprocessing/imigue_clips.html#crop_clip',
                                                                                                           'mgr_paper/preprocessing/imigue_clips.py'),
                                                       'mgr_paper.preprocessing.imigue_clips.crop_clips': ( '1_preprocessing/imigue_clips.html#crop_clips',

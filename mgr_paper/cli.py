@@ -264,10 +264,11 @@ def submit(
     out: Annotated[Path, typer.Option(help="File to write: .csv, or .zip of it.")],
     style: Annotated[str, typer.Option(help="2023 (CodaLab) or 2025 (Kaggle).")] = "2025",
     test_list: Annotated[Path|None, typer.Option(help="csv whose first column holds the clips in the wanted order.")] = None,
+    fill: Annotated[int|None, typer.Option(help="Class of clips on the list that could not be scored. Default: an error.")] = None,
 ):
     "Write the classes of the test clips as the challenge wants them, checked row by row."
     from mgr_paper.evidence.submission import submit_run
-    show(submit_run(run, out, style, test_list), f"submission {out}")
+    show(submit_run(run, out, style, test_list, fill), f"submission {out}")
 
 @app.command(epilog="Example: mgr-paper predict talk.mp4 --run runs/vote --out talk")
 def predict(
@@ -276,7 +277,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="New folder: table, timeline, film, page.")],
     pose: Annotated[Path|None, typer.Option(help="Skeleton file of `extract`. Default: extract now.")] = None,
     threshold: Annotated[float|None, typer.Option(
-        help="Least confidence of a call. Default: 4 of 5 calls were right on held-out people.")] = None,
+        help="Least confidence of a call. Default: the least at which 4 of 5 held-out clips were right.")] = None,
     window: Annotated[float, typer.Option(help="Length of a window, s.")] = 2.,
     stride: Annotated[float, typer.Option(help="From window to window, s.")] = .5,
 ):

@@ -106,7 +106,8 @@ def write(
         **measured(softmax(logits[part == main]), y[part == main], task.counts, store.meta.classes),
         seconds=seconds, started=task.started, parameters_requested=task.parameters,
         branch=branch, method=method, round=round,
-        extra={"counts": task.counts.tolist(), "classes": list(store.meta.classes), "scored": main} | extra)
+        extra={"counts": task.counts.tolist(), "classes": list(store.meta.classes), "scored": main}
+        | ({"crop": store.crop} if store.crop else {}) | extra)
     return path
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #68af0c7f

@@ -216,12 +216,20 @@ def submit_run(
     out: Path, # .csv or .zip
     style: str = "2025", # a key of STYLES
     test_list = None, # as for `check_submission`; None: the clips that the run scored
+    fill: int|None = None, # class of clips on the list that the run could not score; None: they are an error
 ) -> dict: # of `check_submission`, with path, run, and whether a list was given
     "Write the likeliest class of every test clip of a run."
     record, s = run_record(folder), scores_of(folder, "test")
     if tuple(record["extra"]["classes"]) != CLASSES:
         raise MgrError(f"{folder} knows {len(record['extra']['classes'])} classes that are not the challenge's",
                        f"give a run trained on the {len(CLASSES)} classes of iMiGUE")
-    report = write_submission(s["clip_id"], s["logits"].argmax(1), out, style, test_list)
-    return report | dict(run=record["row"], checked="against the test list" if test_list is not None else
+    clips, y = list(s["clip_id"]), s["logits"].argmax(1)
+    if test_list is not None and not isinstance(test_list, (list, tuple, np.ndarray)): test_list = test_clips(test_list)
+    filled = sorted(set(map(str, test_list)) - set(clips)) if fill is not None and test_list is not None else []
+    y = np.concatenate([y, np.full(len(filled), fill or 0, y.dtype)])
+    try: report = write_submission(clips + filled, y, out, style, test_list)
+    except MgrError as e:
+        if fill is None and "missing" in e.what: raise MgrError(e.what, "give them a class with --fill") from None
+        raise
+    return report | dict(filled=", ".join(filled) or "none", run=record["row"], checked="against the test list" if test_list is not None else
                          "against the run's own clips only")

@@ -25,6 +25,7 @@ from ..fusion.calibrate import check_probs, fit_temperature, softmax
 from ..fusion.vote import fit_vote, vote
 from ..preprocessing.frames import frames
 from ..preprocessing.layouts import convert, layout
+from ..preprocessing.imigue_clips import Crop
 from ..preprocessing.saliency import SaliencyConfig, crop_box, crop_frames
 from ..preprocessing.synth_video import CROP
 from ..preprocessing.store import UNKNOWN, Clip, ClipStore, StoreMeta, StoreWriter
@@ -179,25 +180,29 @@ def window_spans(
 MOST = 64  # pictures kept of a window; not in paper
 
 def crop_like(
-    cfg: RunConfig, # of a trained network
-) -> tuple[SaliencyConfig, int]: # how the box is found; side of the crop, pixels
-    "The crop that the clips of a data set were given."
-    if cfg.data == "synth": return CROP, cfg.synth.size
-    return SaliencyConfig(), 224  # as the readers of recorded data cut theirs
+    record: dict, # of a trained network
+) -> Crop: # mode, side, saliency
+    "The crop that the clips of its training were given."
+    cfg = from_dict(record["config"], RunConfig)
+    if cfg.data == "synth": return Crop(size=cfg.synth.size, saliency=CROP)
+    if "crop" not in record["extra"]:
+        raise MgrError("the run does not say how its pictures were cropped", "prepare and train again with this version")
+    said = record["extra"]["crop"]
+    return Crop(said["mode"], said["size"], said["stride"], from_dict(said["saliency"], SaliencyConfig))
 
 def window_clips(
     video: Path,
     joints: np.ndarray, # (T,137,3) pixels of the video and confidence
     spans: np.ndarray, # (W,2), in order
-    crop: tuple[SaliencyConfig, int]|None, # None: no pictures are wanted
+    crop: Crop|None, # None: no pictures are wanted
 ) -> Iterator[Clip|None]: # of each window; None where nobody is seen
     "Every window as a clip."
     def clip(k, a, b, step=1, kept=None):
         if not joints[a:b, :, 2].any(): return None
         pictures = None
         if kept is not None:
-            box = crop_box(joints[a:b][-a % step::step], kept, layout(VIEWED), kept.shape[1:3], crop[0])
-            pictures = crop_frames(kept, box, crop[1])
+            box = crop_box(joints[a:b][-a % step::step], kept, layout(VIEWED), kept.shape[1:3], crop.saliency, crop.mode)
+            pictures = crop_frames(kept, box, crop.size)
         return Clip(f"w{k:06d}", "video", "someone", UNKNOWN, joints[a:b], pictures, split="test")
     if crop is None: yield from (clip(k, a, b) for k, (a, b) in enumerate(spans)); return
     step, k, held = -(-int((spans[:, 1] - spans[:, 0]).max())//MOST), 0, deque()
@@ -234,7 +239,8 @@ def score_windows(
 ) -> tuple[np.ndarray, np.ndarray]: # probabilities of each voter (M,W,K), NaN where nobody is seen; of the vote (W,K)
     "What every voter says of every window."
     pictures = any(INPUT_OF[v.record["branch"]] == "video" for v in panel.voters)
-    crop, nets = crop_like(panel.voters[0].cfg) if pictures else None, None
+    looks = [v.record for v in panel.voters if INPUT_OF[v.record["branch"]] == "video"]
+    crop, nets = crop_like(looks[0]) if looks else None, None
     kind = "rgb" if pictures else "none"
     meta = StoreMeta("own video", VIEWED, panel.classes, fps, *size, False, kind, "one's own video")
     probs = np.full((len(panel.voters), len(spans), len(panel.classes)), np.nan)

@@ -129,10 +129,12 @@ def read_text(
     return text
 
 def _is_header(row) -> bool:
-    "Words, or the numbers of the columns."
-    try: x = [float(v) for v in row]
-    except (TypeError, ValueError): return True
-    return len(x) > 1 and x == list(range(len(x)))
+    "Nothing but words, or, in a wide table, the numbers of the columns. A row of a clip is never taken for one."
+    def number(v):
+        try: return float(v)
+        except ValueError: return None
+    x = [number(v) for v in row]
+    return x.count(None) == len(x) or len(x) > 3 and x == list(range(len(x)))
 
 def read_table(
     path, # csv file of numbers, with or without a header
@@ -141,7 +143,10 @@ def read_table(
 ) -> np.ndarray: # (rows, columns) float64
     "A table of numbers, or a line that says what is wrong with it."
     fix = 'mend or leave out this file'
-    lines = [s for s in re.sub(r'[;\t]', ',', read_text(path, notes)).splitlines() if s.strip(' ,')]
+    lines = re.sub(r'[;\t]', ',', read_text(path, notes)).splitlines()
+    while lines and not lines[-1].strip(' ,'): lines.pop()
+    empty = next((k for k, s in enumerate(lines, 1) if not s.strip(' ,')), 0)
+    if empty: raise MgrError(f'{path}: line {empty} is empty', fix)  # the number of a row is the name of its clip
     if lines and _is_header(lines[0].split(',')):
         lines = lines[1:]
         if notes is not None: notes.append(dict(file=Path(path).name, why='the first row is a header'))
@@ -161,6 +166,8 @@ def as_joints(
         t, c = np.argwhere(~np.isfinite(x))[0]
         raise MgrError(f'{path}: row {t+1}, column {c+1} is no finite number', 'mend or leave out this file')
     x = x.reshape(len(x), -1, 3).astype(np.float32)
+    if x[..., 2].max() > 1.5:
+        raise MgrError(f'{path} has a score of {x[..., 2].max():g}', 'scores lie in [0,1]: are the columns x, y, score?')
     x[..., 2] = x[..., 2].clip(0, 1)
     return x*(x[..., 2:] > 0)
 
@@ -201,6 +208,7 @@ def read_hand_csv(
 ) -> np.ndarray: # (T,35,3) float32 pixels and confidence
     "The 35 points of every frame of a video."
     x = read_table(path, 106, notes)
+    if x[0, 0] not in (0, 1): raise MgrError(f'{path} begins with frame {x[0, 0]:g}', 'it must begin with 0 or 1')
     jump = np.flatnonzero(np.diff(x[:, 0]) != 1)
     if len(jump):
         a, b = x[jump[0]:jump[0]+2, 0]

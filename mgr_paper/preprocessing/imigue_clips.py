@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['KEEP', 'PROTOCOLS', 'kept', 'Span', 'Crop', 'even', 'crop_clip', 'crop_clips', 'gather', 'small', 'read_joints',
-           'read_spans', 'repacked', 'read_clips', 'Tally', 'people_of', 'prepare_imigue', 'protocol']
+           'read_spans', 'repacked', 'check_inside', 'read_clips', 'Tally', 'people_of', 'prepare_imigue', 'protocol']
 
 # %% ../../nbs/1_preprocessing/18c_imigue_clips.ipynb #b18c0003
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -149,9 +149,11 @@ def read_spans(
     hidden, out, seen = video.part == 'test' and not test_labels, [], {}
     for k, (y, start, end) in enumerate(read_labels(video.labels, hidden=hidden, notes=notes)):
         if end >= len(joints): why = f'row {k+1} ends at frame {end}, the last of the sheet is {len(joints)-1}'
-        elif (row := (y, start, end)) in seen: why = f'row {k+1} says the same as row {seen[row]+1}'
+        elif (row := (y, start, end)) in seen and not hidden: why = f'row {k+1} says the same as row {seen[row]+1}'
         elif not joints[start:end+1, :, 2].any(): why = f'row {k+1}: no person in any frame of the clip'
         else:
+            if not hidden and any(r[1:] == row[1:] for r in seen):
+                notes.append(dict(file=video.labels.name, why=f'row {k+1} gives frames {start} to {end} a second class'))
             seen[row] = k
             out.append(Span(k, UNKNOWN if hidden else y, start, end))
             continue
@@ -179,6 +181,19 @@ def repacked(
             yield s, x
         except MgrError as e: left.append(dict(file=video.video_id, why=str(e), clip=f'{video.video_id}_{s.k}'))
 
+def check_inside(
+    joints:np.ndarray, # (T,V,3) pixels and confidence
+    said:Probe, # of the video
+    file:Path, # the video
+    most:float=.01, # share of the seen joints; not in paper
+):
+    "Refuse joints that belong to a picture of another size."
+    seen, (x, y) = joints[..., 2] > 0, np.moveaxis(joints[..., :2], -1, 0)
+    outside = seen & ((x < 0) | (x >= said.width) | (y < 0) | (y >= said.height))
+    if outside.sum() > most*seen.sum():
+        raise MgrError(f'{outside.sum()/seen.sum():.0%} of the joints, up to {x[seen].max():.0f},{y[seen].max():.0f}, lie outside the '
+                       f'{said.width}x{said.height} picture of {file.name}', 'joints and video must be of one size')
+
 def read_clips(
     video:Video,
     person:str, # who is in it
@@ -196,12 +211,13 @@ def read_clips(
     except MgrError as e:
         if how.mode != 'none': raise
         report['notes'].append(dict(file=file.name, why=str(e)))
+    if said: check_inside(joints, said, file)
     make = lambda s, x=None: Clip(f'{video.video_id}_{s.k}', video.video_id, person, s.y,
                                   convert(joints[s.start:s.end+1], source, lay), x, split=video.part)
     if how.mode == 'none': yield from map(make, spans); return
     if not file: raise MgrError('no video file', "crop='none' takes the joints alone")
-    if video.video and said.frames_said and abs(said.frames_said-len(joints)) > 1:
-        why = f'{said.frames_said} frames by its header, {len(joints)} in the sheet'
+    if video.video and said.frames_said != len(joints):
+        why = f'{said.frames_said or "unknown"} frames by its header, {len(joints)} in the sheet'
         report['notes'].append(dict(file=file.name, why=why))
     args, done = (joints, find_layout(source), said[:2], how), 0
     found = crop_clips(file, spans, *args) if video.video else repacked(video, spans, *args, report['skipped'])
@@ -256,28 +272,31 @@ def prepare_imigue(
     root, # the publishers' folder
     store_path, # where the store goes; only a complete one appears
     subjects=None, # csv file or dict: person of each video
-    crop:str='saliency', # or 'person', 'full', 'none' for joints alone
+    crop:str|None=None, # 'saliency', 'person', 'full', or 'none' for joints alone; None: saliency where there are videos
     size:int=224, # of the square crop, pixels
     layout:str='openpose137', # of the joints, or any it can be made into
     stride:int=1, # keep every so manieth picture
     packing:str='jpeg', # of the pictures: 'raw' keeps every bit
     test_labels:bool=False, # the test part has classes, not placeholders
     frame_size:tuple[int,int]|None=None, # height and width, where there are no videos to read them from
-    fps:float=25., # where there are no videos to read it from
+    fps:float|None=None, # where there are no videos to read it from; None: 25 is assumed
     saliency:SaliencyConfig=SaliencyConfig(),
 ) -> dict: # what was found, what was left out and why
     "Read a folder of the release into a clip store, a recording at a time."
     begin, report, tally = time.time(), dict(skipped=[], notes=[], sizes={}, tried=[]), Tally(layout)
-    how = Crop(choose(crop, ('saliency', 'person', 'full', 'none'), 'crop'), size, stride, saliency)
+    how = Crop(choose(crop or 'saliency', ('saliency', 'person', 'full', 'none'), 'crop'), size, stride, saliency)
     videos = find_videos(root, report)
     people = people_of(videos, subjects, report)
-    if not any(v.video or v.clips for v in videos): how = replace(how, mode='none')
+    if not any(v.video or v.clips for v in videos) and how.mode != 'none':
+        if crop: raise MgrError(f'no video in {root}, but the crop {crop!r} was asked for', "leave it out, or give crop='none'")
+        how = replace(how, mode='none')
+        report['notes'].append(dict(file=str(root), why='no video anywhere: joints alone'))
     kind = 'none' if how.mode == 'none' else 'rgb'
     made_up = (Path(root)/SIMULATED).is_file()
     source = 'simulated recordings in the tree of iMiGUE' if made_up else 'iMiGUE, Liu et al., CVPR 2021'
     name = 'imigue'+('-skeleton' if kind == 'none' else '')+('-simulated' if made_up else '')
-    meta = StoreMeta(name, layout, CLASSES, fps, 1, 1, made_up, kind, source)
-    with StoreWriter(store_path, meta, packing) as out:
+    meta = StoreMeta(name, layout, CLASSES, fps or 25., 1, 1, made_up, kind, source)
+    with StoreWriter(store_path, meta, packing, asdict(how)) as out:
         for v in progress([v for v in videos if v.video_id in people], 'imigue'):
             try:
                 for clip in read_clips(v, people[v.video_id], layout, how, report, test_labels):
@@ -287,9 +306,12 @@ def prepare_imigue(
             why = '; '.join(f"{r['file']}: {r['why']}" for r in report['skipped'][:3])
             raise MgrError(f'no clip of {root} can be used ({why})', 'mend what is named here')
         (height, width), said = tally.size(frame_size)
-        out.meta = replace(meta, height=height, width=width, fps=tally.first.fps if tally.first else fps)
-    return dict(tally.report(), found=len(videos), height=height, width=width, size_from=said, fps=out.meta.fps,
-                fps_from='video' if tally.first else 'given', people_known=subjects is not None, crop=how.mode,
+        out.meta = replace(meta, height=height, width=width, fps=tally.first.fps if tally.first else meta.fps)
+    found = tally.report()
+    if found['own_wrist'] > found['other_wrist']:
+        report['notes'].append(dict(file=str(root), why='hand points lie nearer the other wrist: are left and right exchanged?'))
+    return dict(found, found=len(videos), height=height, width=width, size_from=said, fps=out.meta.fps,
+                fps_from='video' if tally.first else 'given' if fps else 'assumed', people_known=subjects is not None, crop=how.mode,
                 simulated=made_up, **{k: report[k] for k in ('tried', 'notes', 'skipped')}, seconds=time.time()-begin)
 
 # %% ../../nbs/1_preprocessing/18c_imigue_clips.ipynb #b18c0025
@@ -310,7 +332,7 @@ def protocol(
             if not len(getattr(split, side)):
                 raise MgrError(f'protocol {name!r} needs clips of part {where}', 'the store has none')
         return split
-    if odd := next((p for p in people if not str(p).isdigit()), None):
+    if odd := next((p for p in people if not (str(p).isdigit() and 1 <= int(p) <= 72)), None):
         raise MgrError(f"protocol 'subjects' needs people by their published numbers, not {odd!r}",
                        'prepare with a table video_id,subject_id')
     known, labelled = np.isin(people.astype(int), TRAIN_PEOPLE), np.asarray(store.y) != UNKNOWN

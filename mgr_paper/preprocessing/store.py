@@ -115,10 +115,11 @@ class StoreWriter:
         path, # folder to make; an older store there is replaced at the end
         meta:StoreMeta, # of the whole store
         packing:str='raw', # of the video: 'raw' keeps every bit, 'jpeg' a sixth of the bytes or less
+        crop:dict|None=None, # how the video was cropped, for whoever must crop another one alike; no part of the fingerprint
     ):
         layout(meta.layout)  # refuse before work is done
         choose(meta.video_kind, ('rgb', 'depth', 'none'), 'video kind')
-        self.packing = choose(packing, ('raw', 'jpeg'), 'packing')
+        self.packing, self.crop = choose(packing, ('raw', 'jpeg'), 'packing'), crop
         self.path, self.meta, self.streams, self.rows, self.ids = Path(path), meta, {}, [], set()
         if self.path.exists() and not (self.path/'store.json').is_file():
             raise MgrError(f'{self.path} exists and is no clip store', 'choose another folder')
@@ -155,7 +156,7 @@ class StoreWriter:
         if isinstance(self.streams.get('video'), PackedStream): arrays['video']['packing'] = 'jpeg'
         said = {k: v for k, v in asdict(self.meta).items() if k != 'source'}
         mark = fingerprint(SCHEMA, said, self.rows, arrays)
-        info = dict(schema=SCHEMA, fingerprint=mark, meta=asdict(self.meta), arrays=arrays)
+        info = dict(schema=SCHEMA, fingerprint=mark, meta=asdict(self.meta), arrays=arrays, crop=self.crop)
         (self.tmp/'store.json').write_text(json.dumps(info, indent=1))
 
 # %% ../../nbs/1_preprocessing/11_store.ipynb #6972291b
@@ -199,6 +200,7 @@ class ClipStore:
                            'prepare it again')
         self.meta = StoreMeta(**{**info['meta'], 'classes': tuple(info['meta']['classes'])})
         self.fingerprint, self.manifest = info['fingerprint'], pd.read_parquet(self.path/'manifest.parquet')
+        self.crop = info.get('crop')
         self.arrays = {k: _opened(self.path, k, v) for k, v in info['arrays'].items()}
         self.n, self.K, self.layout = len(self.manifest), len(self.meta.classes), layout(self.meta.layout)
         columns = ('y', 'subject_id', 'video_id', 'clip_id')

@@ -9,7 +9,7 @@ __all__ = ['NOBODY', 'Stretch', 'inside', 'read_table', 'read_folders', 'find_st
 # %% ../../nbs/1_preprocessing/18e_videos.ipynb #vi000003
 import csv, os, time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -157,7 +157,7 @@ def prepare_videos(
     report, first = dict(skipped=left, sizes={}), None
     meta = StoreMeta('videos-skeleton' if crop == 'none' else 'videos', layout, tuple(classes), 1, 1, 1, simulated=False,
                      video_kind='none' if crop == 'none' else 'rgb', source='own recordings')
-    with StoreWriter(store_path, meta, packing) as out:
+    with StoreWriter(store_path, meta, packing, asdict(how)) as out:
         for name, rows in progress(by_video.items(), 'videos'):
             try:
                 for clip in clips_of(root, name, rows, classes, how, layout, report):
