@@ -186,3 +186,18 @@ def test_bad_people(tmp_path, text, message):
 def test_layouts_of_the_files():
     "137 points and 35 of them; the same names in both."
     assert layout('openpose137').V*3 == 411 and layout('light35').V*3+1 == 106 and set(layout('light35').joints) <= set(layout('openpose137').joints)
+
+
+@pytest.mark.parametrize('text', ['8,0,9x\n9,1,2\n', '8,,9\n9,1,2\n', '"8",0,9\n'])
+def test_a_faulty_first_row_is_no_header(tmp_path, text):
+    "If it were dropped, every clip after it would get another's name."
+    (tmp_path/'0001_label.csv').write_text(text)
+    with pytest.raises(MgrError, match='0001_label.csv'): read_labels(tmp_path/'0001_label.csv')
+
+def test_rows_that_look_like_counting_are_rows(tmp_path):
+    (tmp_path/'0001_label.csv').write_text('0,1,2\n0,3,4\n')
+    assert read_labels(tmp_path/'0001_label.csv', hidden=True) == [(0, 1, 2), (0, 3, 4)]
+
+def test_an_empty_row_between_others(tmp_path):
+    (tmp_path/'0001_label.csv').write_text('1,1,2\n,,\n2,3,4\n\n')
+    with pytest.raises(MgrError, match='line 2 is empty'): read_labels(tmp_path/'0001_label.csv')

@@ -5,7 +5,8 @@ from mgr_paper.core import MgrError
 from mgr_paper.preprocessing import imigue_clips
 from mgr_paper.preprocessing.frames import frames, pictures, write_video
 from mgr_paper.preprocessing.imigue import TRAIN_PEOPLE, write_sheet
-from mgr_paper.preprocessing.imigue_clips import KEEP, Crop, Span, crop_clips, fit, infer_size, kept, prepare_imigue, protocol
+from mgr_paper.preprocessing.imigue_clips import KEEP, Crop, Span, crop_clips, fit, infer_size, kept, prepare_imigue
+from mgr_paper.preprocessing.imigue_splits import protocol
 from mgr_paper.preprocessing.layouts import convert, layout, rest_pose
 from mgr_paper.preprocessing.pose import packaged_file
 from mgr_paper.preprocessing.saliency import SaliencyConfig, crop_box, crop_frames
@@ -219,3 +220,24 @@ def test_real_video(mode):
     ((_, x),) = crop_clips(path, [Span(0, 0, 10, 39)], j, L, (144, 176), Crop(mode, size=64))
     F = np.stack(list(frames(path, 10, 40))); box = imigue_clips.even(crop_box(j[10:40], F, L, (144, 176), mode=mode), next(pictures(path)))
     assert x.shape == (30, 64, 64, 3) and abs(x.astype(int)-crop_frames(F, box, 64)).mean() < 3
+
+# ---- names and sizes that must not slip
+def test_test_clips_with_the_same_frames_are_two(raw, tmp_path):
+    video(raw); video(raw, '0003', 'test', labels='0,0,9\n0,0,9\n0,5,9\n')
+    _, s = prepare(tmp_path)
+    assert sorted(s.clip_ids[-3:]) == ['0003_0', '0003_1', '0003_2'] and (s.joints(s.n-3) == s.joints(s.n-2)).all()
+
+def test_joints_of_another_picture_size_are_refused(raw, tmp_path):
+    video(raw, joints=act(1, f=3)); video(raw, '0002')
+    report, s = prepare(tmp_path)
+    assert set(s.videos) == {'0002'} and 'lie outside the 128x72 picture of 0001.mp4' in dict(reasons(report))['0001']
+
+def test_a_crop_that_was_asked_for_needs_videos(raw, tmp_path):
+    video(raw, pictures=False)
+    with pytest.raises(MgrError, match="no video in .* crop 'saliency' was asked for"): prepare(tmp_path, crop='saliency')
+    report, s = prepare(tmp_path)
+    assert s.meta.video_kind == 'none' and any('no video anywhere' in n['why'] for n in report['notes']) and report['fps_from'] == 'assumed'
+
+def test_frames_with_two_classes_are_noted(raw, tmp_path):
+    video(raw, labels='8,0,9\n9,0,9\n'); report, s = prepare(tmp_path)
+    assert s.n == 2 and any('a second class' in n['why'] for n in report['notes'])

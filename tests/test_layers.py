@@ -14,6 +14,7 @@ TORCH_FREE = ('core setting config records batch preprocessing.layouts preproces
               'preprocessing.synth_motion preprocessing.synth_video preprocessing.utd_mhad preprocessing.saliency '
               'preprocessing.frames preprocessing.imigue preprocessing.pose_worker preprocessing.pose '
               'preprocessing.smg preprocessing.ma52 preprocessing.packed preprocessing.imigue_clips '
+              'preprocessing.imigue_splits '
               'preprocessing.simulate preprocessing.videos '
               'losses.class_weights fusion.calibrate fusion.vote adaptation.cmpl evidence.metrics evidence.stats '
               'evidence.experiments evidence.results evidence.tables evidence.figures evidence.watch '

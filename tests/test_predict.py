@@ -15,7 +15,7 @@ from mgr_paper.evidence.windows import AT_ONCE, MOST, confidence_floor, floor_cu
 from mgr_paper.fusion.calibrate import softmax
 from mgr_paper.preprocessing import pose
 from mgr_paper.preprocessing.frames import count_frames, frames, write_video
-from mgr_paper.preprocessing.saliency import SaliencyConfig
+from mgr_paper.preprocessing.imigue_clips import Crop
 from mgr_paper.preprocessing.store import ClipStore
 from mgr_paper.preprocessing.synth import plan
 from mgr_paper.preprocessing.synth_motion import FPS, HEIGHT, WIDTH, motion
@@ -78,7 +78,7 @@ def test_cut_windows_show_their_own_frames(tmp_path):
     joints = np.ones((T, 137, 3), np.float32)*[30, 20, 1]
     for spans in (np.array([(0, 20), (7, 27), (130, 150)]), np.array([(0, 140), (3, 143), (10, 150)])):  # the latter keep every third frame
         step = -(-int((spans[:, 1] - spans[:, 0]).max())//MOST)
-        for (a, b), clip in zip(spans, window_clips(tmp_path/"v.mp4", joints, spans, (SaliencyConfig(), 8)), strict=True):
+        for (a, b), clip in zip(spans, window_clips(tmp_path/"v.mp4", joints, spans, Crop(size=8)), strict=True):
             assert clip.video[:, 4, 4, 0].tolist() == [t + 1 for t in range(a, b) if t % step == 0] and len(clip.video) <= MOST
             assert np.array_equal(clip.joints, joints[a:b])
 
@@ -272,11 +272,11 @@ def skeleton_file(path, joints, **changes):
 
 
 def test_joints_from_a_file_and_by_extraction(made, joints, tmp_path, monkeypatch):
-    by_array = predict_video(made/"film.mp4", made/"runs"/"joint", tmp_path/"a", joints, threshold=.05)
-    by_file = predict_video(made/"film.mp4", made/"runs"/"joint", tmp_path/"b", skeleton_file(tmp_path/"film.npz", joints), threshold=.05)
+    by_array, sha = predict_video(made/"film.mp4", made/"runs"/"joint", tmp_path/"a", joints, threshold=.05), pose.file_sha(made/"film.mp4")
+    by_file = predict_video(made/"film.mp4", made/"runs"/"joint", tmp_path/"b", skeleton_file(tmp_path/"film.npz", joints, sha256=sha), threshold=.05)
     pd.testing.assert_frame_equal(by_array, by_file)
     asked = []
-    monkeypatch.setattr(pose, "extract", lambda videos, out: asked.append(videos) or skeleton_file(out/"film.npz", joints))
+    monkeypatch.setattr(pose, "extract", lambda videos, out: asked.append(videos) or skeleton_file(out/"film.npz", joints, sha256=sha))
     pd.testing.assert_frame_equal(predict_video(made/"film.mp4", made/"runs"/"joint", tmp_path/"c", threshold=.05), by_array)
     assert asked == [[made/"film.mp4"]] and (tmp_path/"c"/"joints.npz").is_file()  # kept, as it took the longest
 
@@ -292,9 +292,10 @@ def test_without_the_pose_environment(made, tmp_path, monkeypatch):
     (dict(joints=lambda j, p: j[:, :25]), "give finite"),
     (dict(joints=lambda j, p: j*np.nan), "give finite"),
     (dict(joints=lambda j, p: skeleton_file(p/"j.npz", j, height=720)), "has 320x180"),
+    (dict(joints=lambda j, p: skeleton_file(p/"j.npz", j)), "of another video"),
     (dict(joints=lambda j, p: p/"none.npz"), "none.npz"),
     (dict(threshold=80.), "threshold 80"), (dict(threshold=-.1), "threshold -0.1"), (dict(window_s=.1, stride_s=.5), "windows of"), (dict(precision=80), "precision 80"),
-], ids=["frames", "layout", "NaN", "size", "no file", "threshold 80", "threshold -0.1", "stride", "precision"])
+], ids=["frames", "layout", "NaN", "size", "another video", "no file", "threshold 80", "threshold -0.1", "stride", "precision"])
 def test_what_does_not_fit_leaves_nothing(made, joints, tmp_path, spoil, named):
     kept = tmp_path/"kept"
     kept.mkdir()

@@ -4,7 +4,8 @@ from mgr_paper.config import SynthConfig
 from mgr_paper.core import MgrError
 from mgr_paper.preprocessing.frames import count_frames
 from mgr_paper.preprocessing.imigue import TRAIN_PEOPLE, find_videos, read_hand_csv, read_labels, read_sheet, read_subjects
-from mgr_paper.preprocessing.imigue_clips import Crop, prepare_imigue, protocol
+from mgr_paper.preprocessing.imigue_clips import Crop, prepare_imigue
+from mgr_paper.preprocessing.imigue_splits import protocol
 from mgr_paper.preprocessing.layouts import convert
 from mgr_paper.preprocessing.simulate import memory_clips, people_numbers, recordings, simulate, write_recording
 from mgr_paper.preprocessing.store import UNKNOWN, ClipStore

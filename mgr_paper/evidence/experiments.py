@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..config import DATA_SETS, RunConfig, settings, tier_config, to_dict
 from ..core import MgrError, choose, fingerprint
-from ..preprocessing import imigue_clips, ma52, smg, synth, utd_mhad
+from ..preprocessing import imigue_splits, ma52, smg, synth, utd_mhad
 from ..preprocessing.store import ClipStore, Split
 
 # %% ../../nbs/7_evidence/72_experiments.ipynb #e6170cae
@@ -56,7 +56,7 @@ def open_split(
     "The clips of a run's source, validation and target people."
     if run.data == "synth": return synth.protocol(store)
     if run.data == "utd-mhad": return utd_mhad.protocol(store, run.split, long_tail=run.long_tail, seed=0)
-    if run.data.startswith("imigue"): return imigue_clips.protocol(store, run.split)
+    if run.data.startswith("imigue"): return imigue_splits.protocol(store, run.split)
     return smg.protocol(store) if run.data == "smg" else ma52.resplit(store)  # by person, drawn once
 
 # %% ../../nbs/7_evidence/72_experiments.ipynb #595bd442

@@ -92,7 +92,7 @@ def modules(
     parts = {"preprocessing/layouts", "preprocessing/store", "preprocessing/augment",
              "losses/class_weights", "losses/semantic", "training/train"}
     parts |= {f"branches/{p}" for b in branches for p in BRANCH_PARTS[b]}
-    protocol = {"utd-mhad": "utd_mhad", "smg": "smg"}.get(run.data, "imigue_clips" if run.data.startswith("imigue") else "ma52")
+    protocol = {"utd-mhad": "utd_mhad", "smg": "smg"}.get(run.data, "imigue_splits" if run.data.startswith("imigue") else "ma52")
     if run.data != "synth": parts.add(f"preprocessing/{protocol}")  # it decides who is in the source
     if run.kind == "adapt": parts |= {"adaptation/cmpl", "adaptation/adapt"}
     return [LIBRARY/f"{p}.py" for p in sorted(parts)] + [LIBRARY/"losses"/"phrases.npz"]
