@@ -100,7 +100,7 @@ READERS = {  # kind -> module, function, options it takes
     "smg": ("smg", "prepare_smg", ()),
     "ma52": ("ma52", "prepare_ma52", ("labels", "layout")),
     "utd-mhad": ("utd_mhad", "prepare_utd", ("size",)),
-    "pickle": ("skeleton_files", "prepare_pickle", ("subjects", "layout")),
+    "pickle": ("skeleton_files", "prepare_pickle", ("layout",)),
     "videos": ("videos", "prepare_videos", ("crop", "size", "layout", "stride", "packing")),
     "synth": ("synth_video", "prepare_synth", ())}
 
@@ -135,11 +135,11 @@ def prepare(
     folder: Annotated[Path, typer.Argument(
         metavar="ROOT", help="Folder (or pickle) of the raw data; '-' for synth, which reads none.")],
     store: Annotated[Path, typer.Argument(help="Clip store to write.")],
-    subjects: Annotated[Path|None, typer.Option(help="imigue, pickle: csv of video_id,subject_id.")] = None,
+    subjects: Annotated[Path|None, typer.Option(help="imigue: csv of video_id,subject_id, if you have one.")] = None,
     crop: Annotated[str|None, typer.Option(help="imigue, videos: saliency, person, full, or none (joints alone).")] = None,
-    size: Annotated[int|None, typer.Option(help="imigue, videos, utd-mhad: pixels of the square crop.")] = None,
+    size: Annotated[int|None, typer.Option(min=8, help="imigue, videos, utd-mhad: pixels of the square crop.")] = None,
     layout: Annotated[str|None, typer.Option(help="imigue, ma52, pickle, videos: layout of the joints.")] = None,
-    stride: Annotated[int|None, typer.Option(help="imigue, videos: keep every so manieth picture.")] = None,
+    stride: Annotated[int|None, typer.Option(min=1, help="imigue, videos: keep every so manieth picture.")] = None,
     packing: Annotated[str|None, typer.Option(help="imigue, videos: jpeg, or raw for every bit.")] = None,
     labels: Annotated[str|None, typer.Option(help="ma52: fine or coarse.")] = None,
     test_labels: Annotated[bool|None, typer.Option(
@@ -189,11 +189,11 @@ def simulate(
 @app.command(epilog="Example: mgr-paper extract talk.mp4 skeletons/")
 def extract(
     videos: Annotated[list[Path], typer.Argument(help="Video files, or one folder of them.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the skeleton files, one a video.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the skeleton files, one a video; '-': beside each video.")],
 ):
     "Find the joints of people in videos, in the pose environment (make pose-env)."
     from mgr_paper.preprocessing.pose import extract as run
-    report = run(videos[0] if len(videos) == 1 else videos, out)
+    report = run(videos[0] if len(videos) == 1 else videos, None if str(out) == "-" else out)
     rates = report.pop("rates")
     show_report(report | {f"seen in {Path(v).name}": {p: f"{r:.2f}" for p, r in parts.items()} for v, parts in rates.items()},
                 f"skeleton files in {out}")
@@ -293,6 +293,7 @@ def doctor():
     import torch
     from importlib.util import find_spec
     from mgr_paper.evidence.experiments import DATA
+    from mgr_paper.preprocessing.pose import pose_python
     show({k: v or "missing" for k, v in versions().items()}, "versions")
     gpus = [device_name(f"cuda:{i}") for i in range(torch.cuda.device_count())]
     batch = [p for p in ("papermill", "snakemake", "ipykernel") if find_spec(p) is None]
@@ -300,12 +301,16 @@ def doctor():
           "free disk": f"{shutil.disk_usage(project()).free/1e9:.0f} GB at {project()}",
           "batches": f"{', '.join(batch)} missing: pip install 'mgr_paper[notebooks]'" if batch else "ready"},
          "machine")
-    rows, plans = {}, settings().plans
-    for data, spec in DATA.items():
-        try: where = "made here" if spec.simulated else str(data_root(data))
+    try: rows, plans = {}, settings().plans
+    except MgrError: rows, plans = {"batches here": "none: no settings.ini above this folder"}, {}
+    try: rows["extract"] = f"ready: {pose_python()}"
+    except MgrError as e: rows["extract"] = str(e)
+    for data in (d for d in DATA if any(d == p for _, p in plans) or d == "imigue"):
+        try: where = "made here" if DATA[data].simulated else str(data_root(data))
         except MgrError as e: where = f"not here: {e}"
         tiers = [t for t, d in plans if d == data]
         rows[data] = where if where.startswith("not here") else f"{where}; tiers {', '.join(tiers)}"
+    rows["smg, ma52, pickle, videos"] = "prepare them from any folder: mgr-paper prepare --help"
     rows["tier paper"] = ("not run yet in this version: iMiGUE, full-size networks"
                           + ("" if gpus else "; needs a GPU, and there is none"))
     show(rows, "what will run")

@@ -70,6 +70,11 @@ def test_wrong_list_is_refused(home):
     text = ask('submit', home/'vote', '--out', home/'y.csv', '--test-list', home/'short.csv', code=2)
     assert ids[-1] in text and len(text.strip().splitlines()) == 1
     assert not (home/'y.csv').exists()
+    (home/'long.csv').write_text('\n'.join([*ids, '0999_0'])+'\n')
+    text = ask('submit', home/'vote', '--out', home/'y.csv', '--test-list', home/'long.csv', code=2)
+    assert '0999_0' in text and 'long.csv' in text and '--fill' in text and not (home/'y.csv').exists()
+    ask('submit', home/'vote', '--out', home/'y.csv', '--test-list', home/'long.csv', '--fill', 31)
+    assert (home/'y.csv').read_text().splitlines()[-1] == '0999_0,31'
 
 
 def test_adapted_weights_start_a_training_elsewhere(home):

@@ -164,8 +164,9 @@ def test_sheet_longer_than_the_video_is_noted(raw, tmp_path):
 
 def test_people_who_are_not_in_the_table(raw, tmp_path):
     video(raw); video(raw, '0002'); report, s = prepare(tmp_path, subjects={'0002': 5})
-    assert set(s.videos) == {'0002'} and reasons(report) == [('0001', 'not in the table of people')]
-    with pytest.raises(MgrError, match='0001: not in the table of people'): prepare(tmp_path, subjects={'0009': 5})
+    assert dict(zip(s.videos, s.subjects)) == {'0001': 'v0001', '0002': '5'} and reasons(report) == []
+    assert dict(file='0001', why='not in the table: counted as a person of its own') in report['notes']
+    with pytest.raises(MgrError, match='the table knows none of the 2 videos, the first is 0001'): prepare(tmp_path, subjects={'0009': 5})
 
 @pytest.mark.parametrize('kw,message', [(dict(crop='face'), "unknown crop 'face'"), (dict(layout='halpe86'), 'halpe68'), (dict(packing='png'), "unknown packing 'png'")])
 def test_bad_arguments(raw, tmp_path, kw, message):

@@ -302,10 +302,12 @@ def predict_video(
         at = {min(int((p["from"] + p["to"])/2*said.fps), len(joints) - 1): i for i, p in best.iterrows()}
         stills = overlay(video, joints, table, said.fps, tmp/"overlay.mp4", at)
         facts = facts_of(panel, table, floor, threshold is not None, precision)
+        if said.frames_said > len(joints) + 1:  # some headers count one too many
+            facts.insert(0, f"The video ends after {len(joints)} frames, its header says {said.frames_said}: it is cut short.")
         simulated = panel.voters[0].record["data"]["simulated"]
         timeline = png_of(timeline_figure(table, floor, f"Gestures in {video.name}", facts[0], simulated))
         (tmp/"timeline.png").write_bytes(timeline)
         shots = [(f"{p['call']}, {p['from']:.1f} to {p['to']:.1f} s", stills[i]) for i, p in best.iterrows()]
-        page = report_page(video.name, facts, panel, table, timeline, shots)
+        page = report_page(video.name + (" (networks of simulated data)" if simulated else ""), facts, panel, table, timeline, shots)
         (tmp/"report.html").write_text(page, encoding="utf-8")
     return table

@@ -224,12 +224,15 @@ def submit_run(
         raise MgrError(f"{folder} knows {len(record['extra']['classes'])} classes that are not the challenge's",
                        f"give a run trained on the {len(CLASSES)} classes of iMiGUE")
     clips, y = list(s["clip_id"]), s["logits"].argmax(1)
+    named = None if isinstance(test_list, (list, tuple, np.ndarray)) else test_list
     if test_list is not None and not isinstance(test_list, (list, tuple, np.ndarray)): test_list = test_clips(test_list)
     filled = sorted(set(map(str, test_list)) - set(clips)) if fill is not None and test_list is not None else []
     y = np.concatenate([y, np.full(len(filled), fill or 0, y.dtype)])
     try: report = write_submission(clips + filled, y, out, style, test_list)
     except MgrError as e:
-        if fill is None and "missing" in e.what: raise MgrError(e.what, "give them a class with --fill") from None
-        raise
+        if named is None: raise
+        missing = fill is None and "missing" in e.what
+        raise MgrError(f"{e.what} (clips of {record['row']} in {folder}, list {named})",
+                       "were they left out at prepare? give them a class with --fill" if missing else "look at the list") from None
     return report | dict(filled=", ".join(filled) or "none", run=record["row"], checked="against the test list" if test_list is not None else
                          "against the run's own clips only")

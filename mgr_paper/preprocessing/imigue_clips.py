@@ -265,8 +265,10 @@ def people_of(
     if subjects is None: return {v.video_id: f'v{v.video_id}' for v in videos}
     known, ids = subjects, [v.video_id for v in videos]
     if not isinstance(known, dict): known = read_subjects(subjects, report['notes'])
-    report['skipped'] += [dict(file=v, why='not in the table of people') for v in ids if v not in known]
-    return {v: str(known[v]) for v in ids if v in known}
+    lack, name = [v for v in ids if v not in known], 'the table' if isinstance(subjects, dict) else Path(subjects).name
+    if len(lack) == len(ids): raise MgrError(f'{name} knows none of the {len(ids)} videos, the first is {ids[0]}', 'look at its ids')
+    report['notes'] += [dict(file=v, why=f'not in {name}: counted as a person of its own') for v in lack]
+    return {v: str(known.get(v, f'v{v}')) for v in ids}
 
 def prepare_imigue(
     root, # the publishers' folder

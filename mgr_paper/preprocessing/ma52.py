@@ -217,7 +217,7 @@ def resplit(
     people = sorted(set(store.subjects[known]))
     order = rng(seed, 'ma52-resplit').permutation(people)
     n = [max(1, round(share*len(people))) for share in SHARES.values()]
-    if len(people) < 3: raise MgrError(f'{len(people)} people cannot be split in three', 'prepare train and val')
+    if len(people) < 3: raise MgrError(f'{len(people)} people cannot be split into source, validation and target', 'prepare clips of 3 people or more')
     sides = dict(target=order[:n[0]], val=order[n[0]:sum(n)], source=order[sum(n):])
     at = {side: np.flatnonzero(known & np.isin(store.subjects, who)) for side, who in sides.items()}
     return Split('people', at['source'], at['val'], at['target']).check(store)

@@ -16,14 +16,14 @@ from .pose_worker import CHUNK, SEEN, SETTINGS, file_sha
 
 # %% ../../nbs/1_preprocessing/17_pose.ipynb #po000006
 def pose_python() -> Path: # exists
-    "The Python of the pose environment: `MGR_POSE_PYTHON`, else .venv-pose in the project folder."
-    said = os.environ.get('MGR_POSE_PYTHON')
-    place = Path(said).expanduser() if said else root()/'.venv-pose'
-    place = Path(os.path.abspath(place))  # not resolved: the link is what makes it an environment
-    found = [p for p in (place, place/'bin'/'python', place/'Scripts'/'python.exe') if p.is_file()]
+    "The Python of the pose environment: `MGR_POSE_PYTHON`, else .venv-pose here or in the clone this package runs from."
+    said, clone = os.environ.get('MGR_POSE_PYTHON'), Path(pose_worker.__file__).parents[2]
+    places = [Path(said).expanduser()] if said else [root()/'.venv-pose', clone/'.venv-pose']
+    places = [Path(os.path.abspath(p)) for p in places]  # not resolved: the link is what makes it an environment
+    found = [f for p in places for f in (p, p/'bin'/'python', p/'Scripts'/'python.exe') if f.is_file()]
     if found: return found[0]
-    if said: raise MgrError(f'MGR_POSE_PYTHON: no Python at {place}', 'correct it, or run: make pose-env')
-    raise MgrError(f'no pose environment at {place}', 'run: make pose-env')
+    if said: raise MgrError(f'MGR_POSE_PYTHON: no Python at {places[0]}', 'correct it, or run: make pose-env')
+    raise MgrError(f'no pose environment at {places[0]}', 'run: make pose-env in the clone, or set MGR_POSE_PYTHON')
 
 def packaged_file(
     package:str, # a distribution in the pose environment

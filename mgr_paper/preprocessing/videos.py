@@ -91,7 +91,7 @@ def joints_of(
     video:Path, # with <stem>.npz beside it
 ) -> tuple[np.ndarray, object]: # (T,137,3); the video's `Probe`
     "The joints that belong to a video."
-    path, fix = video.with_suffix('.npz'), 'run: mgr-paper extract'
+    path, fix = video.with_suffix('.npz'), 'run: mgr-paper extract ROOT -'
     if not path.is_file(): raise MgrError(f'no skeleton file {path.name} beside it', fix)
     joints, info = read_pose(path)
     if info['sha256'] != file_sha(video): raise MgrError(f'{path.name} was made from another video', fix)
