@@ -97,10 +97,8 @@ def reproduce(
 # %% ../nbs/80_cli.ipynb #e789df5d
 READERS = {  # kind -> module, function, options it takes
     "imigue": ("imigue_clips", "prepare_imigue", ("subjects", "crop", "size", "layout", "stride", "packing", "test_labels")),
-    "smg": ("smg", "prepare_smg", ()),
-    "ma52": ("ma52", "prepare_ma52", ("labels", "layout")),
-    "utd-mhad": ("utd_mhad", "prepare_utd", ("size",)),
-    "pickle": ("skeleton_files", "prepare_pickle", ("layout",)),
+    "smg": ("smg", "prepare_smg", ()), "ma52": ("ma52", "prepare_ma52", ("labels", "layout")),
+    "utd-mhad": ("utd_mhad", "prepare_utd", ("size",)), "pickle": ("skeleton_files", "prepare_pickle", ("layout",)),
     "videos": ("videos", "prepare_videos", ("crop", "size", "layout", "stride", "packing")),
     "synth": ("synth_video", "prepare_synth", ())}
 
@@ -242,8 +240,8 @@ def fuse(
     "Vote: temperatures and weights from held-out source people, scores of every clip."
     from mgr_paper.evidence.stages import fuse_runs, scores_of
     record = fuse_runs(runs, out)
-    show({v: f"weight {w:.2f}, T {t:.2f}"
-          for v, w, t in zip(*(record["extra"][k] for k in ("voters", "weights", "temperature")))}, "votes")
+    votes = zip(*(record["extra"][k] for k in ("voters", "weights", "temperature")))
+    show({v: f"weight {w:.2f}, T {t:.2f}" for v, w, t in votes}, "votes")
     show(record["metrics"] or {"scored clips without a published label": len(scores_of(out, "test")["y"])}, f"{record['row']}, in {out}")
 
 @app.command(epilog="Example: mgr-paper evaluate runs/vote")
@@ -311,8 +309,7 @@ def doctor():
         tiers = [t for t, d in plans if d == data]
         rows[data] = where if where.startswith("not here") else f"{where}; tiers {', '.join(tiers)}"
     rows["smg, ma52, pickle, videos"] = "prepare them from any folder: mgr-paper prepare --help"
-    rows["tier paper"] = ("not run yet in this version: iMiGUE, full-size networks"
-                          + ("" if gpus else "; needs a GPU, and there is none"))
+    rows["tier paper"] = "not run yet: iMiGUE, full-size networks" + ("" if gpus else "; needs a GPU, and there is none")
     show(rows, "what will run")
 
 # %% ../nbs/80_cli.ipynb #148d1364

@@ -25,6 +25,7 @@ BODY = layout('openpose137')
 
 def test_missing_environment(tmp_path, monkeypatch):
     monkeypatch.setenv('MGR_ROOT', str(tmp_path)); monkeypatch.delenv('MGR_POSE_PYTHON', raising=False)
+    monkeypatch.setattr(pose.pose_worker, '__file__', str(tmp_path/'clone'/'package'/'room'/'pose_worker.py'))
     with pytest.raises(MgrError, match='make pose-env'): pose.pose_python()
     (tmp_path/'v.mp4').write_bytes(b'x')
     with pytest.raises(MgrError, match='make pose-env'): pose.extract(tmp_path/'v.mp4')
