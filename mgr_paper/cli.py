@@ -137,7 +137,7 @@ def prepare(
     crop: Annotated[str|None, typer.Option(help="imigue, videos: saliency, person, full, or none (joints alone).")] = None,
     size: Annotated[int|None, typer.Option(min=8, help="imigue, videos, utd-mhad: pixels of the square crop.")] = None,
     layout: Annotated[str|None, typer.Option(help="imigue, ma52, pickle, videos: layout of the joints.")] = None,
-    stride: Annotated[int|None, typer.Option(min=1, help="imigue, videos: keep every so manieth picture.")] = None,
+    stride: Annotated[int|None, typer.Option(min=1, help="imigue, videos: keep every n-th picture.")] = None,
     packing: Annotated[str|None, typer.Option(help="imigue, videos: jpeg, or raw for every bit.")] = None,
     labels: Annotated[str|None, typer.Option(help="ma52: fine or coarse.")] = None,
     test_labels: Annotated[bool|None, typer.Option(
@@ -228,7 +228,7 @@ def adapt(
     "Let networks label the clips of unseen people for each other, and learn from it."
     from mgr_paper.evidence.stages import adapt_runs
     records = adapt_runs(store, runs, out, method)
-    show({r["row"]: r["metrics"]["top1"] for r in records},
+    show({r["row"]: r["metrics"].get("top1", "no label is published") for r in records},
          f"top-1 on {SCORED[records[0]['extra']['scored']]}, in {out}")
 
 # %% ../nbs/80_cli.ipynb #a99aa8c5

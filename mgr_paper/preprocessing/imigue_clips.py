@@ -29,7 +29,7 @@ KEEP = 64  # pictures kept of a clip at most: twice what the video branch takes;
 
 def kept(
     n:int, # frames of the clip
-    stride:int=1, # keep every so manieth
+    stride:int=1, # keep every n-th
     most:int=KEEP, # never more
 ) -> np.ndarray: # ascending frame numbers of the clip
     "The frames of a clip whose pictures are stored."
@@ -48,7 +48,7 @@ class Crop:
     "How pictures are cropped."
     mode: str = 'saliency' # or 'person', 'full', 'none'
     size: int = 224 # pixels of the square
-    stride: int = 1 # keep every so manieth picture
+    stride: int = 1 # keep every n-th picture
     saliency: SaliencyConfig = SaliencyConfig()
 
 # %% ../../nbs/1_preprocessing/18c_imigue_clips.ipynb #b18c0010
@@ -277,7 +277,7 @@ def prepare_imigue(
     crop:str|None=None, # 'saliency', 'person', 'full', or 'none' for joints alone; None: saliency where there are videos
     size:int=224, # of the square crop, pixels
     layout:str='openpose137', # of the joints, or any it can be made into
-    stride:int=1, # keep every so manieth picture
+    stride:int=1, # keep every n-th picture
     packing:str='jpeg', # of the pictures: 'raw' keeps every bit
     test_labels:bool=False, # the test part has classes, not placeholders
     frame_size:tuple[int,int]|None=None, # height and width, where there are no videos to read them from

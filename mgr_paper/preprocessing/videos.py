@@ -145,7 +145,7 @@ def prepare_videos(
     crop:str='saliency', # or 'person', 'full', 'none' for joints alone
     size:int=224, # of the square crop, pixels
     layout:str='openpose137', # of the joints, or any it can be made into
-    stride:int=1, # keep every so manieth picture
+    stride:int=1, # keep every n-th picture
     packing:str='jpeg', # of the pictures: 'raw' keeps every bit
     saliency:SaliencyConfig=SaliencyConfig(),
 ) -> dict: # what was found, what was left out and why
