@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BRANCHES', 'DATA_SETS', 'TIERS', 'DATA', 'BOTH', 'JointConfig', 'HeatmapConfig', 'VideoConfig', 'AugmentConfig',
-           'LossConfig', 'TrainConfig', 'TrainConfigs', 'CmplConfig', 'FusionConfig', 'per_round', 'SynthConfig',
-           'RunConfig', 'tier_config', 'Reproduction', 'settings', 'data_root', 'SOURCES', 'from_dict', 'names',
+           'TrainConfig', 'TrainConfigs', 'CmplConfig', 'FusionConfig', 'per_round', 'SynthConfig', 'RunConfig',
+           'tier_config', 'Reproduction', 'settings', 'data_root', 'SOURCES', 'LossConfig', 'from_dict', 'names',
            'override', 'sources', 'to_dict']
 
 # %% ../nbs/01_config.ipynb #211a2089
@@ -13,10 +13,11 @@ import configparser, os
 from dataclasses import dataclass
 from pathlib import Path
 from .core import MgrError, choose, root
+from .loss_settings import LossConfig
 from .setting import SOURCES, Config, from_dict, names, override, setting, sources, to_dict
 
 # %% ../nbs/01_config.ipynb #837777a1
-_all_ = ['SOURCES', 'from_dict', 'names', 'override', 'sources', 'to_dict']  # also reachable from here
+_all_ = ['SOURCES', 'LossConfig', 'from_dict', 'names', 'override', 'sources', 'to_dict']  # also reachable from here
 
 # %% ../nbs/01_config.ipynb #be9ef198
 @dataclass(frozen=True)
@@ -84,20 +85,6 @@ class AugmentConfig(Config):
     speed: float = setting(1.33, 'default', 'largest change of tempo, as a factor either way; 1: none', low=1)
     shift: float = setting(0.05, 'ours', 'largest shift, share of the frame', low=0, high=1)
     crop: float = setting(0.56, 'default', 'least area of the random resized crop (PYSKL); 1: none', low=0.05, high=1)
-
-# %% ../nbs/01_config.ipynb #6b7126b2
-@dataclass(frozen=True)
-class LossConfig(Config):
-    "Weighted cross-entropy plus the orthogonal semantic embedding loss."
-    weights: str = setting('sqrt', 'stated', 'square root of the class counts', choices=('none', 'inverse',
-        'effective', 'sqrt'))
-    smooth: float = setting(0.0, 'default', 'k added to each count', low=0)
-    clip: float | None = setting(None, 'default', 'largest weight, None: unlimited', low=1)
-    ose_lambda: float = setting(0.5, 'default', 'weight of the embedding loss; 0: off', low=0)
-    ose_mu: float = setting(0.5, 'default', 'weight of its orthogonality term', low=0)
-    ose_targets: str = setting('text', 'default', 'orthonormalised sentence embeddings of the class phrases',
-        choices=('none', 'text', 'text-raw', 'random', 'learned', 'mse'))
-    label_smoothing: float = setting(0.1, 'default', "the field's usual", low=0, high=0.9)
 
 # %% ../nbs/01_config.ipynb #4f98a73b
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from ..branches.video import VideoBranch
 from ..config import LossConfig, RunConfig, TrainConfig
 from ..core import MgrError, choose, progress, rng
 from ..losses.class_weights import class_weights
+from ..losses.long_tail import CosineClassifier, pick_loss, weighs_now
 from ..losses.semantic import SemanticHead, make_head, total_loss
 from ..preprocessing.augment import augment_joints, augment_video
 from ..preprocessing.layouts import convert, layout
@@ -133,6 +134,7 @@ def make_network(
     "Branch and head with weights drawn from the seed."
     torch.manual_seed(int(rng(seed, "init", name).integers(2**31)))
     branch = make_branch(name, store, cfg)
+    if cfg.loss.kind == "ldam-drw": branch.classifier = CosineClassifier(branch.D, store.K, cfg.loss.scale)
     variant = cfg.loss.ose_targets if cfg.loss.ose_lambda else "none"
     return Network(branch, make_head(variant, branch.D, store.meta.classes, seed=seed))
 
@@ -144,9 +146,9 @@ class Objective:
         y: np.ndarray, # (n,) labels of the source, which give the counts
         K: int, # number of classes
     ):
-        self.cfg = cfg
-        w = class_weights(np.bincount(y, minlength=K), cfg.weights, smooth=cfg.smooth, clip=cfg.clip)
-        self.w = torch.from_numpy(np.asarray(w, np.float32))
+        self.cfg, counts = cfg, np.bincount(y, minlength=K)
+        w = class_weights(counts, cfg.weights, smooth=cfg.smooth, clip=cfg.clip, beta=cfg.beta)
+        self.w, self.classify = torch.from_numpy(np.asarray(w, np.float32)), pick_loss(cfg, counts)
 
     def __call__(self,
         head: SemanticHead|None,
@@ -154,9 +156,11 @@ class Objective:
         feat: Tensor, # (N,D)
         y: Tensor, # (N,) int64
         weight: Tensor, # (N,) sample weights
+        progress: float = 1., # share of the training that has passed, for weights that come late
     ) -> tuple[Tensor, dict[str, Tensor]]: # () loss, and its parts
         v = None if head is None else head(feat.float())
-        return total_loss(logits.float(), y, self.w.to(logits.device), v, head, self.cfg, weight)
+        w = self.w.to(logits.device) if weighs_now(self.cfg, progress) else None
+        return total_loss(logits.float(), y, w, v, head, self.cfg, weight, self.classify)
 
 # %% ../../nbs/4_training/41_train.ipynb #9b7517f0
 def step_seed(
@@ -203,7 +207,7 @@ def step_loss(
     head: SemanticHead|None,
     batches: tuple, # (x, y, weight) of the source, and of the pseudo-labelled clips when there are any
     change: Callable, # augmentation: (N,T,...) -> (N,T,...)
-    objective: Objective,
+    objective: Callable, # an Objective, or one with its progress filled in
     eta: float, # weight of the pseudo-labelled half
     precision: str, # 'bf16' or 'fp32'
     device: torch.device,
@@ -239,6 +243,7 @@ def fit(
     steps: int|None = None, # None: the recipe's epochs over the source
     lr_scale: float = 1.,
     state: Path|None = None, # file that keeps an unfinished training; removed at the end
+    begun: float = 0., # progress at the first step, for weights that come late; 1 for a student that continues
     max_batches: int|None = None, # stop early, for tests
 ) -> list[dict[str, float]]: # one row per step: loss parts and learning rate
     "Train in place; an interrupted call with the same arguments goes on from its state file."
@@ -260,7 +265,8 @@ def fit(
         torch.manual_seed(step_seed(seed, step))  # dropout and the like
         draw = torch.Generator().manual_seed(step_seed(seed, step) + 1)  # augmentation: not the numbers of dropout again
         sched.step_update(step)
-        loss, row = step_loss(model, net.head, batches, lambda x: augment(name, x, cfg, draw), objective, eta,
+        now = partial(objective, progress=begun + (1 - begun)*step/steps)
+        loss, row = step_loss(model, net.head, batches, lambda x: augment(name, x, cfg, draw), now, eta,
                               recipe.precision, accelerator.device)
         opt.zero_grad(set_to_none=True)
         accelerator.backward(loss)
