@@ -524,6 +524,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mgr_paper/evidence/variants.py'),
                                              'mgr_paper.evidence.variants.declare': ( '7_evidence/variants.html#declare',
                                                                                       'mgr_paper/evidence/variants.py'),
+                                             'mgr_paper.evidence.variants.long_tail_rows': ( '7_evidence/variants.html#long_tail_rows',
+                                                                                             'mgr_paper/evidence/variants.py'),
                                              'mgr_paper.evidence.variants.trained_as': ( '7_evidence/variants.html#trained_as',
                                                                                          'mgr_paper/evidence/variants.py'),
                                              'mgr_paper.evidence.variants.variant': ( '7_evidence/variants.html#variant',
