@@ -180,6 +180,7 @@ class SynthConfig(Config):
     style: float = setting(1.05, 'ours', 'how much people differ', low=0)
     noise: float = setting(1.0, 'ours', 'of pose estimator and sensor', low=0)
     size: int = setting(64, 'ours', 'pixels of the square crop', low=16)
+    crop: str = setting('saliency', 'stated', 'crops are guided by saliency', choices=('saliency', 'person', 'full'))
 
 # %% ../nbs/01_config.ipynb #e3a684f7
 DATA_SETS = ('synth', 'utd-mhad', 'imigue', 'imigue-skeleton', 'imigue-simulated', 'imigue-skeleton-simulated', 'smg', 'ma52',
