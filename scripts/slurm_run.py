@@ -19,14 +19,19 @@ PROJECT = Path(__file__).resolve().parent.parent
 SHARED = ("Snakefile", "profiles", "nbs", "mgr_paper", "settings.ini")  # all that a run reads
 FIELDS = "%i|%k|%T|%V|%S|%e|%C|%m"  # id, comment (the rule), state, submitted, start, end, CPUs, memory
 PROBE = """
-rule all: input: "asked.txt", "not_asked.txt"
-rule asked: output: "asked.txt" 
+rule all:
+    input: "asked.txt", "not_asked.txt"
+
+rule asked:
+    output: "asked.txt"
     resources: gpu=1
     shell: "echo ${{CUDA_VISIBLE_DEVICES:-none}} > {output}"
-rule not_asked: output: "not_asked.txt"
+
+rule not_asked:
+    output: "not_asked.txt"
     resources: gpu=0
     shell: "echo ${{CUDA_VISIBLE_DEVICES:-none}} > {output}"
-""".replace(': input: "', ':\n    input: "').replace(': output: "', ':\n    output: "')
+"""
 
 
 def said(*words, **more):
