@@ -4,7 +4,7 @@
 #   snakemake --workflow-profile profiles/local --config tier=quick data=synth
 #   snakemake --workflow-profile profiles/local --config tier=bench data=utd-mhad only=figures
 #
-# What is run stands in settings.ini ([plan TIER DATA]), which files a run reads and writes in
+# What is run stands in settings.ini ([plan TIER DATA], [grid TABLE TIER DATA]), which files a run reads and writes in
 # nbs/7_evidence/76_reproduce.ipynb. Files count as changed by their content, not by their time. Fusion and evidence are not
 # inputs of the runs: votes and tables are computed again from the scores on disk, so a change there trains nothing.
 import shlex
@@ -14,7 +14,7 @@ from pathlib import Path
 from mgr_paper.config import data_root, settings, tier_config, to_dict
 from mgr_paper.core import MgrError, fingerprint, root
 from mgr_paper.evidence import reproduce as graph
-from mgr_paper.evidence.experiments import FROM_STORE, TABLES, runs, store_path, table_files
+from mgr_paper.evidence.experiments import config_of, runs, store_path, table_files, tables_of
 
 TIER, DATA = config.get("tier", settings().tier), config.get("data", settings().data)
 only = [name for name in str(config.get("only", "")).split(",") if name]
@@ -53,9 +53,9 @@ if FIGURES_ONLY:
     if not RECORDS: raise MgrError(f"no records of {DATA} in {settings().figures/TIER/'records'}", "leave out --only figures to make them")
 else:
     RECORDS = [near(p) for run in RUNS for p in graph.outputs(run, TIER) if p.suffix in (".json", ".npz")]
-SETTINGS = {s: tier_config(TIER, DATA, {"split": s[0], "long_tail": s[1]}) for s in {(run.split, run.long_tail) for run in RUNS}}
+TABLES = tables_of(DATA)
 CHOSEN = [name for name in TABLES if name in only or not set(only) - {"figures"}]
-CHOSEN = [name for name in CHOSEN if HAVE_STORE or name not in FROM_STORE]
+CHOSEN = [name for name in CHOSEN if HAVE_STORE or not TABLES[name].store]
 
 
 rule all:
@@ -86,9 +86,10 @@ for run in RUNS:
         output: [near(p) for p in graph.outputs(run, TIER)]
         log: notebook=near(graph.executed(run, TIER)) # kept when the run fails
         params:
-            given=given(kind=run.kind, data=run.data, split=run.split, long_tail=run.long_tail, seed=run.seed, what=run.what, tier=TIER),
+            given=given(kind=run.kind, data=run.data, split=run.split, long_tail=run.long_tail, seed=run.seed, what=run.what, tier=TIER,
+                        **({"variant": run.variant} if run.variant else {}), **({"rounds": run.rounds} if run.kind == "adapt" else {})),
             work=" ".join(f"--unfinished {near(p)}" for p in graph.unfinished(run, TIER)),
-            config=graph.decisive(run, SETTINGS[run.split, run.long_tail])
+            config=graph.decisive(run, config_of(run, TIER))
         threads: THREADS
         resources: **TRAINING
         shell: "{MGR} notebook {input.nb:q} {log.notebook:q} {input:q} {params.given} {params.work} --config {params.config}"
@@ -99,7 +100,7 @@ for table in CHOSEN:
         name: f"table__{table}"
         input:
             nb=notebook(table), lib=[near(p) for p in graph.table_modules()],
-            data=[near(STORE/"store.json")] if table in FROM_STORE else RECORDS
+            data=[near(STORE/"store.json")] if TABLES[table].store else RECORDS
         output: [near(p) for p in table_files(table, TIER, DATA)]
         log: notebook=near(settings().runs/TIER/"tables"/DATA/f"{table}.ipynb")
         params: given=given(tier=TIER, data=DATA)

@@ -152,6 +152,8 @@ class CmplConfig(Config):
     restart: str = setting('first', 'default', 'rounds that start from fresh weights', choices=('never', 'first',
         'always'))
     confidence_weight: bool = setting(True, 'default', 'weigh a pseudo-label by its confidence')
+    student_weights: str = setting('same', 'default', "class weights in the students' loss: those of the source loss, or none",
+        choices=('same', 'none'))
     tune_tau: bool = setting(False, 'ours', 'choose tau on held-out source people instead of taking it as given')
 
 @dataclass(frozen=True)
@@ -279,6 +281,7 @@ class Reproduction:
     figures: Path # absolute folder of tables and figures
     roots: dict # data set -> absolute folder
     plans: dict # (tier, data) -> {'splits', 'seeds', 'methods', ...: tuple of words}
+    grids: dict # (table, tier, data) -> {'splits', 'seeds', 'variants', ...: tuple of words}
 
 # %% ../nbs/01_config.ipynb #5d2572f3
 def settings(
@@ -295,19 +298,21 @@ def settings(
         if not ini.read(path, encoding='utf-8'):
             raise MgrError(f'no settings file {path}', 'run inside the repository or set MGR_ROOT')
         main, at = dict(ini['reproduce']), lambda p: root()/Path(p).expanduser()
-        plans = sections('plan', lambda v: tuple(v.split()))
+        plans, grids = (sections(word, lambda v: tuple(v.split())) for word in ('plan', 'grid'))
         roots = {choose(d, DATA, f'data set in [roots] of {path.name}'): at(p) for d, p in ini['roots'].items()}
         main |= {k: int(main[k]) for k in ('jobs', 'threads')} | {k: at(main[k]) for k in ('runs', 'figures')}
     except (configparser.Error, KeyError, ValueError) as e:
         raise MgrError(f'{path.name} cannot be read: {e}', 'mend the line it names') from e
     for k in main: choose(k, Reproduction.__dataclass_fields__, f'key in [reproduce] of {path.name}')
     for s in ini.sections():
-        choose(s.split()[0], ('reproduce', 'roots', 'plan'), f'section of {path.name}')
+        choose(s.split()[0], ('reproduce', 'roots', 'plan', 'grid'), f'section of {path.name}')
     choose(main['tier'], TIERS, 'tier'); choose(main['data'], DATA, 'data set')
     for p in plans:
         if len(p) != 2: raise MgrError(f'[plan {" ".join(p)}] names no tier and data set', 'write [plan TIER DATA]')
-        choose(p[0], TIERS, 'tier'); choose(p[1], DATA, 'data set')
-    return Reproduction(**main, roots=roots, plans=plans)
+    for p in grids:
+        if len(p) != 3: raise MgrError(f'[grid {" ".join(p)}] names no table, tier and data set', 'write [grid TABLE TIER DATA]')
+    for *_, tier, data in (*plans, *grids): choose(tier, TIERS, 'tier'), choose(data, DATA, 'data set')
+    return Reproduction(**main, roots=roots, plans=plans, grids=grids)
 
 # %% ../nbs/01_config.ipynb #4affd4b3
 def data_root(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .cmpl import PseudoLabels, diagnose, oracle, select, self_select
-from ..config import RunConfig, per_round, to_dict
+from ..config import RunConfig, override, per_round, to_dict
 from ..core import MgrError, choose
 from ..fusion.calibrate import softmax
 from ..preprocessing.store import ClipStore
@@ -74,6 +74,7 @@ def student(
 ) -> list[dict]: # history
     "Continue one network for a round on source clips and the kept pseudo-labels."
     c, seed = cfg.cmpl, seed + 1000*r  # every round draws its own batches
+    if c.student_weights == "none": cfg = override(cfg, {"loss.weights": "none"})
     pseudo = None
     if labels is not None and labels.keep.any():
         k = labels.keep

@@ -8,7 +8,7 @@ __all__ = ['open_store', 'Task', 'open_task', 'write', 'halves', 'train_branch',
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #32085ed8
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from ..adaptation.adapt import adapt
 from ..adaptation.cmpl import select
 from ..config import RunConfig, data_root, override, settings, tier_config, to_dict
 from ..core import MgrError, rng
-from .experiments import DATA, Run, method_rounds, open_split, store_path
+from .experiments import DATA, Run, config_of, open_split, store_path
+from .variants import trained_as, variant
 from .metrics import measured
 from ..fusion.calibrate import fit_temperature, softmax
 from ..fusion.vote import fit_vote
@@ -72,11 +73,12 @@ def open_task(
     work: Path|None = None, # None: runs/<tier>
 ) -> Task:
     "Data and settings of a run."
-    cfg = tier_config(tier, run.data, {"split": run.split, "long_tail": run.long_tail} | (changes or {}))
+    cfg = config_of(run, tier, changes or {})
     torch.set_num_threads(settings().threads)
     store = open_store(cfg)
     records, work = records or settings().figures/tier/"records", work or settings().runs/tier
-    return Task(run, cfg, store, open_split(run, store), Path(records), Path(work), changes or {}, now())
+    asked = dict(variant(run.variant).changes) | (changes or {})
+    return Task(run, cfg, store, open_split(run, store), Path(records), Path(work), asked, now())
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #be52dd0c
 def write(
@@ -106,7 +108,7 @@ def write(
         **measured(softmax(logits[part == main]), y[part == main], task.counts, store.meta.classes),
         seconds=seconds, started=task.started, parameters_requested=task.parameters,
         branch=branch, method=method, round=round,
-        extra={"counts": task.counts.tolist(), "classes": list(store.meta.classes), "scored": main}
+        extra={"variant": task.run.variant, "counts": task.counts.tolist(), "classes": list(store.meta.classes), "scored": main}
         | ({"crop": store.crop} if store.crop else {}) | extra)
     return path
 
@@ -144,7 +146,7 @@ def run_heldout(
     "Scores of all source people by networks that did not see them."
     source, rows, seconds = task.split.source, [], 0.
     for k, (train, score) in enumerate(halves(np.asarray(task.store.subjects)[source])):
-        state = task.work/task.run.folder/f"{branch}-{k}.state"
+        state = task.work/task.run.folder/f"{branch}{task.run.suffix}-{k}.state"
         net, _, s = train_branch(task, branch, source[train], task.run.seed, state)
         rows.append((source[score], predict(net, branch, task.store, source[score], task.cfg)))
         seconds += s
@@ -156,7 +158,7 @@ def run_source(
     branch: str,
 ) -> Path: # record
     "Train a branch on the source and score the unseen people."
-    folder = task.work/task.run.folder/"source"
+    folder = task.work/task.run.folder/f"source{task.run.suffix}"
     net, history, seconds = train_branch(task, branch, task.split.source, task.run.seed, folder/f"{branch}.state")
     scores = {"test": (task.split.target, predict(net, branch, task.store, task.split.target, task.cfg))}
     if len(task.split.val):
@@ -204,9 +206,8 @@ def heldout_scores(
     branch: str,
 ) -> tuple[np.ndarray, np.ndarray]: # logits (N,K), y (N,) of held-out source people
     "Held-out scores of a branch: of the validation people, or cross-fitted."
-    run = task.run
-    path = (Run("source", run.data, run.split, run.long_tail, run.seed, branch) if len(task.split.val)
-            else Run("heldout", run.data, run.split, run.long_tail, 0, branch)).outputs()[0]
+    kind, seed = ("source", task.run.seed) if len(task.split.val) else ("heldout", 0)
+    path = replace(task.run, kind=kind, seed=seed, what=branch, variant=trained_as(task.run.variant)).outputs()[0]
     s = load_scores(task.records/path.with_suffix(".npz"))
     return s["logits"][s["part"] == "val"], s["y"][s["part"] == "val"]
 
@@ -245,9 +246,10 @@ def run_adapt(
     store, split, run, choices = task.store, task.split, task.run, make_choices(task)
     cfg = override(task.cfg, {"cmpl.tau": choices.tau})
     folder, nets = task.work/run.folder, {}
+    first = replace(run, kind="source", variant=trained_as(run.variant))
     for b in DATA[run.data].branches:
         nets[b] = make_network(b, store, cfg, run.seed)
-        nets[b].load_state_dict(load_tensors(folder/"source"/f"{b}.safetensors")[0])
+        nets[b].load_state_dict(load_tensors(folder/f"source{first.suffix}"/f"{b}.safetensors")[0])
     parts = {"test": split.target}
     if method.endswith("-inductive"):
         first = half_of(np.asarray(store.subjects)[split.target], np.asarray(store.videos)[split.target], run.seed)
@@ -261,11 +263,11 @@ def run_adapt(
 
     written = []
     for done in adapt(nets, store, Labelled.of(store, split.source), unlabelled, cfg,
-                      method.removesuffix("-inductive"), run.seed, temperature, choices.weights, folder/method,
-                      method_rounds(run.what, cfg)):
+                      method.removesuffix("-inductive"), run.seed, temperature, choices.weights, folder/f"{method}{run.suffix}",
+                      run.rounds):
         for b, net in nets.items():
             scores = {p: (i, predict(net, b, store, i, cfg)) for p, i in parts.items()}
-            path = run.folder/f"{method}-{done.number}"/f"{b}.json"
+            path = run.folder/f"{method}{run.suffix}-{done.number}"/f"{b}.json"
             written.append(write(task, path, b, scores, done.seconds[b], method, done.number,
                                  pseudo=done.diagnostics.get(b), temperature=temperature(b, net),
                                  tau=list(choices.tau), weights=choices.weights.tolist()))

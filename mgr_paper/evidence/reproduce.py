@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from importlib.resources import files
@@ -28,7 +29,8 @@ from rich.console import Console
 
 from ..config import RunConfig, TIERS, data_root, settings, tier_config, to_dict
 from ..core import MgrError, Terminated, atomic_path, choose, fingerprint, root as project
-from .experiments import DATA, FROM_STORE, TABLES, Run, runs, store_path, table_files
+from .experiments import DATA, Run, runs, store_path, table_files, tables_of
+from .variants import trained_as
 from ..preprocessing.imigue import find_videos
 from ..preprocessing.utd_mhad import find_trials
 from .watch import KINDS, Watch, clock, follow, report
@@ -51,14 +53,14 @@ def rule_name(
     run: Run,
 ) -> str: # such as source__utd_mhad__1_4__seed0__depth
     "The name of a run in the graph and in its log."
-    return identifier(run.kind, run.data, run.setting, f"seed{run.seed}", run.what)
+    return identifier(run.kind, run.data, run.setting, f"seed{run.seed}", run.what + run.suffix)
 
 def executed(
     run: Run,
     tier: str,
 ) -> Path: # absolute
     "Where the executed notebook of a run is kept."
-    return folders()[1]/tier/run.folder/"notebooks"/f"{run.kind}-{run.what}.ipynb"
+    return folders()[1]/tier/run.folder/"notebooks"/f"{run.kind}-{run.what}{run.suffix}.ipynb"
 
 def outputs(
     run: Run,
@@ -67,7 +69,7 @@ def outputs(
     "Records, scores and, of a source run, the network."
     figures, work = folders()
     records = [figures/tier/"records"/p for p in run.outputs()]
-    network = [work/tier/run.folder/"source"/f"{run.what}.safetensors"] if run.kind == "source" else []
+    network = [work/tier/run.folder/f"source{run.suffix}"/f"{run.what}.safetensors"] if run.kind == "source" else []
     return records + [p.with_suffix(".npz") for p in records] + network
 
 def needs(
@@ -75,9 +77,9 @@ def needs(
 ) -> list[Run]: # empty unless it adapts
     "The runs that must be finished before this one."
     if run.kind != "adapt": return []
-    spec, where = DATA[run.data], (run.data, run.split, run.long_tail)
-    held = [] if run.split in spec.validated else [Run("heldout", *where, 0, b) for b in spec.branches]
-    return held + [Run("source", *where, run.seed, b) for b in spec.branches]
+    spec, first = DATA[run.data], replace(run, rounds=1, variant=trained_as(run.variant))
+    held = [] if run.split in spec.validated else [replace(first, kind="heldout", seed=0, what=b) for b in spec.branches]
+    return held + [replace(first, kind="source", what=b) for b in spec.branches]
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #d4bb7766
 LIBRARY = Path(str(files("mgr_paper")))
@@ -130,8 +132,8 @@ def unfinished(
 ) -> list[Path]: # files and folders, there or not
     "Where a run keeps what it has done so far."
     folder = folders()[1]/tier/run.folder
-    if run.kind == "heldout": return [folder/f"{run.what}-{k}.state" for k in (0, 1)]
-    return [folder/"source"/f"{run.what}.state"] if run.kind == "source" else [folder/run.what]
+    if run.kind == "heldout": return [folder/f"{run.what}{run.suffix}-{k}.state" for k in (0, 1)]
+    return [folder/f"source{run.suffix}"/f"{run.what}.state"] if run.kind == "source" else [folder/f"{run.what}{run.suffix}"]
 
 def forget_stale(
     work: list[Path], # files and folders of unfinished work
@@ -172,13 +174,13 @@ DISK_GB = {"smoke": 1, "quick": 4, "bench": 10, "paper": 200} # work folder at i
 def check_request(
     tier: str,
     data: str,
-    only: tuple[str, ...], # 'figures' and keys of TABLES; empty: everything
+    only: tuple[str, ...], # 'figures' and names of tables; empty: everything
     profile: str, # a folder in profiles/
     folder: Path|None, # of the raw data
 ):
     "Refuse a request that cannot be fulfilled, before any work."
     choose(tier, TIERS, "tier"), choose(data, DATA, "data set"), runs(tier, data)
-    for name in only: choose(name, ("figures", *TABLES), "table or figure")
+    for name in only: choose(name, ("figures", *tables_of(data)), "table or figure")
     if not (project()/"Snakefile").is_file():
         raise MgrError(f"no Snakefile in {project()}", "run this inside a clone of the project, or set MGR_ROOT")
     choose(profile, [p.name for p in (project()/"profiles").iterdir()], "profile")

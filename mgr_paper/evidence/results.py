@@ -15,6 +15,7 @@ import numpy as np
 from ..config import RunConfig, from_dict, tier_config, to_dict
 from ..core import MgrError, rng
 from .experiments import DATA, METHOD_LABEL
+from .variants import trained_as, variant
 from .metrics import metrics, per_class
 from ..fusion.calibrate import softmax
 from ..fusion.vote import fit_vote, vote
@@ -64,13 +65,14 @@ class Key:
     seed: int
     method: str # 'source' or a method of adaptation
     round: int # 0 for 'source'
+    variant: str = "" # a key of VARIANTS; '' is the method itself
 
 @dataclass
 class Results:
     "The records of one data set, found by setting, seed, method, round and branch."
     data: str
     records: dict[Key, dict[str, dict]] = field(default_factory=dict) # key -> branch -> record
-    heldout: dict[str, dict[str, dict]] = field(default_factory=dict) # setting -> branch -> record
+    heldout: dict[tuple, dict[str, dict]] = field(default_factory=dict) # setting, variant -> branch -> record
     _scores: dict[str, dict] = field(default_factory=dict, repr=False)
     _choices: dict[Key, tuple] = field(default_factory=dict, repr=False) # fitted once a run, as it takes a second
 
@@ -82,8 +84,9 @@ class Results:
         "Read all records of a data set."
         out = cls(data)
         for r in read_records(Path(folder)/data) if (Path(folder)/data).is_dir() else ():
-            if r["method"] == "heldout": out.heldout.setdefault(r["split"], {})[r["branch"]] = r
-            else: out.records.setdefault(Key(r["split"], r["seed"], r["method"], r["round"]), {})[r["branch"]] = r
+            name = r["extra"].get("variant", "")
+            if r["method"] == "heldout": out.heldout.setdefault((r["split"], name), {})[r["branch"]] = r
+            else: out.records.setdefault(Key(r["split"], r["seed"], r["method"], r["round"], name), {})[r["branch"]] = r
         if not out.records:
             raise MgrError(f"no records of {data} in {folder}", f"run mgr-paper reproduce --data {data} first")
         return out
@@ -104,11 +107,22 @@ class Results:
         method: str|None = None, # None: all
         round: int|None = None,
         settings: tuple[str, ...]|None = None,
+        variant: str = "",
     ) -> list[Key]: # of complete runs, sorted
         "Complete runs of a method."
-        found = [k for k in self.records if self.complete(k) and method in (None, k.method)
+        found = [k for k in self.records if self.complete(k) and method in (None, k.method) and k.variant == variant
                  and round in (None, k.round) and (settings is None or k.setting in settings)]
         return sorted(found, key=lambda k: (k.setting, k.seed, k.method, k.round))
+
+    def runs(self,
+        variant: str, # '' is the method itself
+        branch: str,
+        settings: tuple[str, ...]|None = None,
+    ) -> list[tuple[str, int, dict]]: # (setting, seed, record), sorted
+        "Trainings of a branch without adaptation, whether the other branches are there or not."
+        found = [(k.setting, k.seed, r[branch]) for k, r in self.records.items() if branch in r and k.method == "source"
+                 and k.variant == variant and (settings is None or k.setting in settings)]
+        return sorted(found, key=lambda run: run[:2])
 
 # %% ../../nbs/7_evidence/72b_results.ipynb #e5563f82
 @dataclass(frozen=True)
@@ -126,7 +140,7 @@ def _part(scores, part): return scores["part"] == part
 
 def before_of(key: Key) -> Key: # the networks that a run started from
     "The run without adaptation."
-    return Key(key.setting, key.seed, "source", 0)
+    return Key(key.setting, key.seed, "source", 0, trained_as(key.variant))
 
 # %% ../../nbs/7_evidence/72b_results.ipynb #7d20c5a6
 def choices(
@@ -135,7 +149,8 @@ def choices(
 ) -> tuple[np.ndarray, np.ndarray]: # temperatures (M,), vote weights (M,)
     "What held-out source people chose for the voters of a run."
     if key in results._choices: return results._choices[key]
-    runs, held, first, own = results.records[key], results.heldout.get(key.setting), [], []
+    runs, first, own = results.records[key], [], []
+    held = results.heldout.get((key.setting, trained_as(key.variant)))
     before = results.records[before_of(key)]
     for b in results.branches:
         mine = results.scores(runs[b])
@@ -198,6 +213,7 @@ def stages(
 def label(
     method: str,
     round: int,
+    name: str = "", # variant
 ) -> str: # row label
     "How a method and round are called in tables."
-    return METHOD_LABEL[method] + (f", round {round}" if method == "cmpl" else "")
+    return ", ".join([METHOD_LABEL[method]] + ([variant(name).label] if name else []) + ([f"round {round}"] if method == "cmpl" else []))
