@@ -325,6 +325,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mgr_paper/evidence/pipeline.py'),
                                              'mgr_paper.evidence.pipeline.halves': ( '7_evidence/pipeline.html#halves',
                                                                                      'mgr_paper/evidence/pipeline.py'),
+                                             'mgr_paper.evidence.pipeline.heldout_network': ( '7_evidence/pipeline.html#heldout_network',
+                                                                                              'mgr_paper/evidence/pipeline.py'),
                                              'mgr_paper.evidence.pipeline.heldout_scores': ( '7_evidence/pipeline.html#heldout_scores',
                                                                                              'mgr_paper/evidence/pipeline.py'),
                                              'mgr_paper.evidence.pipeline.make_choices': ( '7_evidence/pipeline.html#make_choices',
