@@ -321,6 +321,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'mgr_paper/evidence/pipeline.py'),
                                              'mgr_paper.evidence.pipeline.execute': ( '7_evidence/pipeline.html#execute',
                                                                                       'mgr_paper/evidence/pipeline.py'),
+                                             'mgr_paper.evidence.pipeline.feature_cosine': ( '7_evidence/pipeline.html#feature_cosine',
+                                                                                             'mgr_paper/evidence/pipeline.py'),
                                              'mgr_paper.evidence.pipeline.half_of': ( '7_evidence/pipeline.html#half_of',
                                                                                       'mgr_paper/evidence/pipeline.py'),
                                              'mgr_paper.evidence.pipeline.halves': ( '7_evidence/pipeline.html#halves',
