@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import DATA_SETS, RunConfig, settings, tier_config, to_dict
+from ..config import DATA_SETS, FUSED, RunConfig, settings, tier_config, to_dict
 from ..core import MgrError, choose, fingerprint
 from .variants import trained_as, variant
 from ..preprocessing import imigue_splits, ma52, smg, synth, utd_mhad
@@ -26,6 +26,7 @@ class DataSpec:
     splits: tuple[str, ...]
     validated: tuple[str, ...] # splits that come with validation people; in others source people are held out by turns
     simulated: bool
+    fused: tuple[str, ...] = FUSED # networks that hold the branches of all voters; rows of T4, never voters
 
 _FOUR, _TWO, _IMIGUE = ("joint", "heatmap", "swin", "r2plus1d"), ("joint", "heatmap"), ("official", "validate", "subjects")
 DATA = {
