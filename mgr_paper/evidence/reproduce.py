@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['LIBRARY', 'BRANCH_PARTS', 'DISK_GB', 'folders', 'identifier', 'rule_name', 'executed', 'outputs', 'needs', 'held',
-           'modules', 'decisive', 'store_modules', 'table_modules', 'unfinished', 'forget_stale', 'run_step',
-           'check_request', 'snakemake_command', 'alone', 'call', 'reproduce']
+           'modules', 'decisive', 'store_modules', 'table_modules', 'stores', 'store_rule', 'store_options',
+           'unfinished', 'forget_stale', 'run_step', 'check_request', 'snakemake_command', 'alone', 'call', 'reproduce']
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #f1be40f4
 import fcntl
 import hashlib
 import importlib.util
+import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,7 +32,7 @@ from rich.console import Console
 from ..config import RunConfig, TIERS, data_root, settings, tier_config, to_dict
 from ..core import MgrError, Terminated, atomic_path, choose, fingerprint, root as project
 from .experiments import DATA, Run, runs, store_path, table_files, tables_of
-from .variants import trained_as
+from .variants import trained_as, variant
 from ..preprocessing.imigue import find_videos
 from ..preprocessing.utd_mhad import find_trials
 from .watch import KINDS, Watch, clock, follow, report
@@ -131,6 +133,36 @@ def table_modules() -> list[Path]: # absolute
     parts = ("fusion/calibrate", "fusion/vote", "losses/class_weights",
              *(f"evidence/{p}" for p in ("experiments", "results", "metrics", "stats", "tables", "figures")))
     return [LIBRARY/f"{p}.py" for p in parts]
+
+# %% ../../nbs/7_evidence/76_reproduce.ipynb #f4c5cee2
+def stores(
+    runs: list[Run],
+    tier: str,
+    data: str,
+) -> dict[Path, dict]: # folder -> settings of its clips that differ from the tier's; the tier's own comes first
+    "The clip stores that runs read."
+    out = {store_path(tier_config(tier, data)): {}}
+    for name in dict.fromkeys(r.variant for r in runs):
+        changes = {k: v for k, v in variant(name).changes.items() if k.startswith("synth.")}
+        out.setdefault(store_path(tier_config(tier, data, changes)), changes)
+    return out
+
+def store_rule(
+    path: Path, # of a store
+    data: str,
+    first: Path, # the store of the tier
+) -> str: # such as store__synth, or store__synth__a40fb8f2c97a1e6d
+    "The name in the graph of the rule that makes a store."
+    return identifier("store", data, *([path.name.removeprefix(f"{data}-")] if path != first else []))
+
+def store_options(
+    tier: str,
+    data: str,
+    changes: dict, # as `stores` gives them
+) -> str: # for a shell; empty where a reader takes none
+    "What `mgr-paper prepare` is told beside folder and store."
+    if data != "synth": return ""
+    return shlex.join(["--tier", tier, *(word for k, v in changes.items() for word in ("--set", f"{k}={json.dumps(v)}"))])
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #81dbe102
 def unfinished(

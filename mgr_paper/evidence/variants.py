@@ -74,6 +74,21 @@ declare("t9_targets",
     lambda_1=("λ = 1", {"loss.ose_lambda": 1.}),
     lambda_2=("λ = 2", {"loss.ose_lambda": 2.}))
 
+# %% ../../nbs/7_evidence/71b_variants.ipynb #a54344c7
+declare("t6_crop",
+    crop_person=("person", {"synth.crop": "person"}),
+    crop_full=("full picture", {"synth.crop": "full"}),
+    size_48=("saliency, 48 px", {"synth.size": 48, "r2plus1d.size": 36}),
+    size_96=("saliency, 96 px", {"synth.size": 96, "r2plus1d.size": 72}))
+declare("t8_layouts",
+    upper68=("upper body, face and hands, 68", {"layout": "upper68"}),
+    points36=("body, face and hands, 36 (MM-Gesture)", {"layout": "imigue36"}),
+    points22=("upper body and fingertips, 22 (organisers)", {"layout": "openpose22"}))
+declare("f8_contrast",
+    contrast_70=("contrast 0.7", {"synth.contrast": .7}),
+    contrast_50=("contrast 0.5", {"synth.contrast": .5}),
+    contrast_35=("contrast 0.35", {"synth.contrast": .35}))
+
 # %% ../../nbs/7_evidence/71b_variants.ipynb #544ed4c6
 ADAPTATION = ("cmpl.", "fusion.") # settings that training on the source does not read
 
