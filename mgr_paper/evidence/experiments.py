@@ -40,8 +40,10 @@ DATA = {
     "videos": DataSpec(_FOUR, (), ("people",), ("people",), False),
 }
 METHOD_LABEL = {"source": "no adaptation", "cmpl": "CMPL", "self": "self-training",
-                "continued": "continued source training", "oracle": "oracle labels",
-                "cmpl-inductive": "CMPL, inductive"}
+                "continued": "continued source training", "fixmatch": "FixMatch-style threshold", "dann": "DANN",
+                "shot": "SHOT (no source clips)", "oracle": "oracle labels", "noise": "noisy true labels",
+                "cmpl-inductive": "CMPL, inductive: other clips of the same people",
+                "cmpl-inductive-people": "CMPL, inductive: other people"}
 
 def method_rounds(
     method: str, # a key of METHOD_LABEL other than 'source'
@@ -49,7 +51,7 @@ def method_rounds(
 ) -> int: # at least 1
     "Rounds that a method runs: CMPL as many as configured, a control as many as it takes to compare the first."
     choose(method, [m for m in METHOD_LABEL if m != "source"], "adaptation method")
-    return cfg.cmpl.rounds if method == "cmpl" else 1
+    return cfg.cmpl.rounds if method == "cmpl" else cfg.cmpl.control_rounds if method in ("self", "continued") else 1
 
 # %% ../../nbs/7_evidence/72_experiments.ipynb #7d20c51f
 def open_split(
