@@ -83,7 +83,8 @@ def student(
     if fresh: net.load_state_dict(make_network(name, store, cfg, seed).state_dict())
     epochs, lr_scale = per_round(c.epochs, r) or cfg.train[name].epochs, 1. if fresh else c.lr_scale
     steps = round_steps(len(source.indices), len(unlabelled), cfg.train[name].batch, epochs)
-    return fit(net, name, store, source, cfg, seed, pseudo, per_round(c.eta, r), steps, lr_scale, state)
+    return fit(net, name, store, source, cfg, seed, pseudo, per_round(c.eta, r), steps, lr_scale, state,
+               begun=0. if fresh else 1.)
 
 # %% ../../nbs/6_adaptation/61_adapt.ipynb #0757b6f9
 def adapt(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import RunConfig, from_dict, tier_config, to_dict
+from ..config import FusionConfig, from_dict, tier_config, to_dict
 from ..core import MgrError, rng
 from .experiments import DATA, METHOD_LABEL
 from .variants import trained_as, variant
@@ -159,7 +159,7 @@ def choices(
         chosen_on = results.scores(held[b] if held else before[b])
         first.append((chosen_on["logits"][_part(chosen_on, "val")], chosen_on["y"][_part(chosen_on, "val")]))
         own.append(first[-1] if held else (mine["logits"][_part(mine, "val")], mine["y"][_part(mine, "val")]))
-    cfg = from_dict(runs[results.branches[0]]["config"], RunConfig).fusion
+    cfg = from_dict(runs[results.branches[0]]["config"]["fusion"], FusionConfig)  # the rest may be of another version
     T, weights = fit_vote([z for z, _ in first], first[0][1], cfg)
     if not held: T, _ = fit_vote([z for z, _ in own], own[0][1], cfg, weigh=False)  # each network has one of its own
     return results._choices.setdefault(key, (T, weights))
