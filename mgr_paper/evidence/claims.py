@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['HOLDS', 'FAILS', 'OPEN', 'ABSENT', 'NEEDS', 'NO_RGB', 'GROUPS', 'SOURCE', 'CMPL1', 'CMPL2', 'VOTES2', 'CLAIMS',
-           'Part', 'corrected', 'judge', 'setting_groups', 'paired', 'mean_part', 'difference', 'overconfidence',
-           'class_margin', 'trained', 'best_of', 'changed', 'label_parts', 'Claim', 'balanced', 'tailed', 'gains',
-           'vote_over_best', 'across', 'tail_recall', 'overall', 'margins', 'crops', 'temperature', 'sure_labels',
-           'p_text', 'part_text', 'decide', 'claims_table']
+           'Part', 'corrected', 'judge', 'setting_groups', 'paired', 'mean_draws', 'mean_part', 'difference',
+           'overconfidence', 'class_margin', 'trained', 'best_of', 'changed', 'label_parts', 'Claim', 'balanced',
+           'tailed', 'gains', 'vote_over_best', 'across', 'tail_recall', 'overall', 'margins', 'crops', 'temperature',
+           'sure_labels', 'p_text', 'part_text', 'decide', 'claims_table']
 
 # %% ../../nbs/7_evidence/73f_claims.ipynb #73f00003
 from collections.abc import Callable
@@ -81,29 +81,36 @@ def paired(
     return out
 
 # %% ../../nbs/7_evidence/73f_claims.ipynb #73f0000c
+def mean_draws(
+    runs: list[tuple[np.ndarray, tuple]], # (values (N,), groups), one a run
+    n: int = 2000, # draws of people and videos
+) -> np.ndarray: # (1 + n,) mean over runs of the mean over clips: of the clips as they are, then of each draw
+    "A mean per clip under one draw of people for all runs."
+    named = [(np.asarray(v, float), units(g, len(v))) for v, g in runs]
+    videos = sorted({u for _, us in named for u in us})
+    owner = np.unique([p for p, _ in videos], return_inverse=True)[1]
+    column = {u: i for i, u in enumerate(videos)}
+    W, rows = np.concatenate([np.ones((1, len(videos))), draw_weights(owner, n)]), []
+    for v, us in named:
+        place = np.array([column[u] for u in us])
+        total, count = (W @ np.bincount(place, w, len(videos)) for w in (v, None))
+        rows.append(np.where(count > 0, total/np.maximum(count, 1), np.nan))
+    return np.nanmean(rows, 0)  # a draw may leave out all people of a run
+
 def mean_part(
     what: str,
     runs: list[tuple[np.ndarray, tuple]], # (values (N,), groups), one a run
     margin: float = 0.,
 ) -> list[Part]: # one, or none where there is no run
-    "The mean of a number per clip, over runs."
+    "The mean of a number per clip, over runs, tested over people."
     if not runs: return []
-    runs = [(np.asarray(v, float), units(g, len(v))) for v, g in runs]
-    videos = sorted({u for _, us in runs for u in us})
-    people, owner = np.unique([p for p, _ in videos], return_inverse=True)
-    column = {u: i for i, u in enumerate(videos)}
-    W = np.concatenate([np.ones((1, len(videos))), draw_weights(owner, 2000)])
-    means, own = [], {}
-    for v, us in runs:
-        place = np.array([column[u] for u in us])
-        total, count = (np.bincount(place, w, len(videos)) for w in (v, None))
-        means.append(np.where(W @ count > 0, (W @ total)/np.maximum(W @ count, 1), np.nan))
-        for i, p in enumerate(people):
-            if (m := owner[place] == i).any(): own.setdefault(p, []).append(v[m].mean())
-    values = np.nanmean(means, 0)  # a draw may leave out all people of a run
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    got = Interval(float(values[0]), float(low), float(high), len(people), sum(len(v) for v, _ in runs))
-    return [Part(what, got, sign_flip([np.mean(v) for v in own.values()])["p"], len(runs), margin)]
+    draws, own = mean_draws(runs), {}
+    for v, g in runs:
+        who = np.array([p for p, _ in units(g, len(v))])
+        for p in np.unique(who): own.setdefault(p, []).append(np.mean(v[who == p]))
+    low, high = np.percentile(draws[1:], [2.5, 97.5])
+    got = Interval(float(draws[0]), float(low), float(high), len(own), sum(len(v) for v, _ in runs))
+    return [Part(what, got, sign_flip([np.mean(v) for _, v in sorted(own.items())])["p"], len(runs), margin)]
 
 # %% ../../nbs/7_evidence/73f_claims.ipynb #73f00021
 def difference(
