@@ -473,6 +473,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                             'mgr_paper/evidence/geometry_figures.py')},
             'mgr_paper.evidence.loss_tables': { 'mgr_paper.evidence.loss_tables.ground_text': ( '7_evidence/loss_tables.html#ground_text',
                                                                                                 'mgr_paper/evidence/loss_tables.py'),
+                                                'mgr_paper.evidence.loss_tables.grounds': ( '7_evidence/loss_tables.html#grounds',
+                                                                                            'mgr_paper/evidence/loss_tables.py'),
                                                 'mgr_paper.evidence.loss_tables.group_rows': ( '7_evidence/loss_tables.html#group_rows',
                                                                                                'mgr_paper/evidence/loss_tables.py'),
                                                 'mgr_paper.evidence.loss_tables.recall_differences': ( '7_evidence/loss_tables.html#recall_differences',
