@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['open_store', 'Task', 'open_task', 'proposed', 'write', 'halves', 'feature_cosine', 'train_branch', 'heldout_network',
-           'run_heldout', 'run_source', 'seen_clips', 'choose_tau', 'Choices', 'heldout_scores', 'make_choices',
-           'half_of', 'half_of_people', 'run_adapt', 'execute']
+           'run_heldout', 'run_source', 'seen_clips', 'choose_tau', 'Choices', 'heldout_scores', 'choose_from',
+           'make_choices', 'half_of', 'half_of_people', 'run_adapt', 'execute']
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #32085ed8
 import time
@@ -253,26 +253,32 @@ class Choices:
 def heldout_scores(
     task: Task,
     branch: str,
-) -> tuple[np.ndarray, np.ndarray]: # logits (N,K), y (N,) of held-out source people
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # logits (N,K), y (N,), clip ids (N,) of held-out source people
     "Held-out scores of a branch: of the validation people, or cross-fitted."
     kind, seed = ("source", task.run.seed) if len(task.split.val) else ("heldout", 0)
     path = replace(task.run, kind=kind, seed=seed, what=branch, variant=trained_as(task.run.variant)).outputs()[0]
     s = load_scores(task.records/path.with_suffix(".npz"))
-    return s["logits"][s["part"] == "val"], s["y"][s["part"] == "val"]
+    return tuple(s[k][s["part"] == "val"] for k in ("logits", "y", "clip_id"))
+
+def choose_from(
+    scores: dict[str, tuple], # branch -> logits (N,K), y (N,) of the same clips
+    cfg: RunConfig,
+    counts: np.ndarray, # (K,) source clips of each class
+) -> Choices:
+    "Temperatures, vote weights and thresholds from scores with known labels."
+    y = next(iter(scores.values()))[1]
+    T, weights = fit_vote([z for z, _ in scores.values()], y, cfg.fusion)
+    probs = np.stack([softmax(z, t) for (z, _), t in zip(scores.values(), T)])
+    prior = counts/counts.sum()
+    tau = (choose_tau(probs, y, cfg, prior, weights),) if cfg.cmpl.tune_tau else cfg.cmpl.tau
+    floors = np.array([choose_tau(p[None], y, cfg, prior) for p in probs]) if cfg.cmpl.self_own_tau else None
+    return Choices(dict(zip(scores, T.tolist())), weights, tau, floors, confusion_of(probs, y))
 
 def make_choices(
     task: Task,
 ) -> Choices:
     "Temperatures, vote weights and thresholds from held-out source people alone."
-    cfg, branches = task.cfg, DATA[task.run.data].branches
-    scores = {b: heldout_scores(task, b) for b in branches}
-    y = scores[branches[0]][1]
-    T, weights = fit_vote([z for z, _ in scores.values()], y, cfg.fusion)
-    probs = np.stack([softmax(z, t) for (z, _), t in zip(scores.values(), T)])
-    prior = task.counts/task.counts.sum()
-    tau = (choose_tau(probs, y, cfg, prior, weights),) if cfg.cmpl.tune_tau else cfg.cmpl.tau
-    floors = np.array([choose_tau(p[None], y, cfg, prior) for p in probs]) if cfg.cmpl.self_own_tau else None
-    return Choices(dict(zip(branches, T.tolist())), weights, tau, floors, confusion_of(probs, y))
+    return choose_from({b: heldout_scores(task, b)[:2] for b in DATA[task.run.data].branches}, task.cfg, task.counts)
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #7c35b9aa
 def half_of(

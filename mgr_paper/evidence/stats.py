@@ -24,17 +24,15 @@ class Interval:
     clips:int # clips behind it, each counted once for every run that tested it
 
 # %% ../../nbs/7_evidence/71_stats.ipynb #f539b666
-def _accuracy(C): return np.trace(C, axis1=-2, axis2=-1) / C.sum((-2, -1))
+def _accuracy(right, true, predicted): return right.sum(-1) / true.sum(-1)
 
-def _class_mean(values, C): # mean over the classes that occur
-    present = C.sum(-1) > 0
+def _class_mean(values, true): # mean over the classes that occur
+    present = true > 0
     return np.where(present, values, 0).sum(-1) / present.sum(-1)
 
-def _mean_class_acc(C): return _class_mean(np.diagonal(C, axis1=-2, axis2=-1) / np.maximum(C.sum(-1), 1), C)
+def _mean_class_acc(right, true, predicted): return _class_mean(right / np.maximum(true, 1), true)
 
-def _f1_macro(C):
-    total = C.sum(-1) + C.sum(-2)
-    return _class_mean(2 * np.diagonal(C, axis1=-2, axis2=-1) / np.maximum(total, 1), C)
+def _f1_macro(right, true, predicted): return _class_mean(2 * right / np.maximum(true + predicted, 1), true)
 
 STATISTICS = dict(top1=_accuracy, accuracy=_accuracy, f1_micro=_accuracy, f1_macro=_f1_macro,
                   mean_class_acc=_mean_class_acc)
@@ -83,11 +81,11 @@ def _run_values(
     K, values = int(max(y.max(), *(p.max() for p in preds))) + 1, []
     cell = np.unique(video)                              # the videos of this run among all
     for p in preds:
-        parts = np.zeros((len(cell), K * K))
-        np.add.at(parts, (np.searchsorted(cell, video), y * K + p), 1)
-        C = (W[:, cell] @ parts).reshape(-1, K, K)
-        some = C.sum((1, 2)) > 0
-        values.append(np.where(some, STATISTICS[stat](np.where(some[:, None, None], C, 1)), np.nan))
+        parts, place = np.zeros((3, len(cell), K)), np.searchsorted(cell, video)
+        for i, (column, count) in enumerate(((y, p == y), (y, 1), (p, 1))): np.add.at(parts[i], (place, column), count)
+        counts = W[:, cell] @ parts                      # right, true, predicted: (3,n,K)
+        some = counts[1].sum(-1) > 0
+        values.append(np.where(some, STATISTICS[stat](*np.where(some[:, None], counts, 1)), np.nan))
     return values[0] if len(preds) == 1 else values[0] - values[1]
 
 # %% ../../nbs/7_evidence/71_stats.ipynb #c79d0326
@@ -244,5 +242,6 @@ def effect_size(
     if sd <= 1e-12 * np.abs(d).max(initial=0) or sd == 0: return Interval(np.nan, np.nan, np.nan, n, 0)
     t = np.sqrt(n) * d.mean() / sd
     reach = 10 + 3*abs(t)
-    bound = lambda level: optimize.brentq(lambda nc: special.nctdtr(n - 1, nc, t) - level, t - reach, t + reach)
+    below = lambda nc: np.nan_to_num(special.nctdtr(n - 1, nc, t), nan=float(nc < t))  # NaN far out, where it is 0 or 1
+    bound = lambda level: optimize.brentq(lambda nc: below(nc) - level, t - reach, t + reach)
     return Interval(float(d.mean() / sd), float(bound(.975) / np.sqrt(n)), float(bound(.025) / np.sqrt(n)), n, 0)
