@@ -183,8 +183,13 @@ class Artefact:
 TABLES = { # notebook -> its files
     "t0_main": Artefact(("t0_main_all_source_people_f1_micro", "t0_main_all_source_people_f1_macro",
                          "t0_by_split_all_source_people"), TABLE),
+    "t2_losses": Artefact(("t2_losses_f1_micro", "t2_losses_f1_macro"), TABLE),
+    "t5_long_tail": Artefact(("t5_long_tail_f1_micro", "t5_long_tail_f1_macro", "t5_recall"), TABLE),
+    "t9_targets": Artefact(tuple(f"t9_{rows}_{stat}" for rows in ("targets", "lambda") for stat in ("f1_micro", "f1_macro")), TABLE),
     "f1_pipeline": Artefact(("f1_pipeline",), PICTURE, store=True),
     "f2_long_tail": Artefact(("f2_long_tail",), PICTURE),
+    "f3_embeddings": Artefact(("f3_embeddings", "f3_features"), PICTURE,
+                              tuple(d for d in DATA if d in ("synth", "utd-mhad") or d.startswith("imigue"))),
     "f6_reliability": Artefact(("f6_reliability",), PICTURE),
     "f7_confusion": Artefact(("f7_confusion_before",), PICTURE),
     "f12_rounds": Artefact(("f12_rounds",), PICTURE),
