@@ -89,7 +89,7 @@ for run in RUNS:
         log: notebook=near(graph.executed(run, TIER)) # kept when the run fails
         params:
             given=given(kind=run.kind, data=run.data, split=run.split, long_tail=run.long_tail, seed=run.seed, what=run.what, tier=TIER,
-                        **({"variant": run.variant} if run.variant else {}), **({"rounds": run.rounds} if run.kind == "adapt" else {})),
+                        **({"variant": run.variant} if run.variant else {}), **({"rounds": run.rounds} if run.kind in graph.ADAPTING else {})),
             work=" ".join(f"--unfinished {near(p)}" for p in graph.unfinished(run, TIER)),
             config=graph.decisive(run, config_of(run, TIER))
         threads: THREADS
