@@ -7,7 +7,7 @@ __all__ = ['HOLDS', 'FAILS', 'OPEN', 'ABSENT', 'NEEDS', 'NO_RGB', 'GROUPS', 'SOU
            'Part', 'corrected', 'judge', 'setting_groups', 'paired', 'mean_draws', 'mean_part', 'difference',
            'overconfidence', 'class_margin', 'trained', 'best_of', 'changed', 'label_parts', 'Claim', 'balanced',
            'tailed', 'gains', 'vote_over_best', 'across', 'tail_recall', 'overall', 'margins', 'crops', 'temperature',
-           'sure_labels', 'p_text', 'part_text', 'decide', 'claims_table']
+           'sure_labels', 'p_text', 'part_text', 'decide', 'claims_table', 'claims_takeaway']
 
 # %% ../../nbs/7_evidence/73f_claims.ipynb #73f00003
 from collections.abc import Callable
@@ -348,3 +348,10 @@ def claims_table(
         rows.append({"claim": c.words, "source": c.where, "tested in": c.tested, "must hold": c.must, "verdict": verdict,
                      "numbers, percentage points": numbers or "—"})
     return pd.DataFrame(rows)
+def claims_takeaway(
+    table: pd.DataFrame, # from claims_table
+) -> str: # one line
+    "How many claims came out how."
+    names = {v: [c.id for c, w in zip(CLAIMS, table.verdict) if w == v] for v in dict.fromkeys((HOLDS, FAILS, OPEN, ABSENT, *table.verdict))}
+    if set(table.verdict) <= {ABSENT, NEEDS, NO_RGB}: return "Not run: needs records."
+    return f"Of {len(table)} claims: " + "; ".join(f"{len(n)} {v} ({', '.join(n)})" for v, n in names.items() if n) + "."
