@@ -151,6 +151,11 @@ class CmplConfig(Config):
     student_weights: str = setting('same', 'default', "class weights in the students' loss: those of the source loss, or none",
         choices=('same', 'none'))
     tune_tau: bool = setting(False, 'ours', 'choose tau on held-out source people instead of taking it as given')
+    self_own_tau: bool = setting(False, 'ours', "self-training: choose each stream's own tau, not that of the consensus")
+    control_rounds: int = setting(1, 'ours', 'rounds of self-training and of continued source training', low=1)
+    noise_accuracy: float = setting(1.0, 'ours', 'share of true labels that method noise leaves as they are', low=0, high=1)
+    noise_kind: str = setting('uniform', 'ours', 'what the others become: any class, or one that is mistaken for it',
+        choices=('uniform', 'confusable'))
 
 @dataclass(frozen=True)
 class FusionConfig(Config):

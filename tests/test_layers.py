@@ -16,7 +16,7 @@ TORCH_FREE = ('core setting config records batch preprocessing.layouts preproces
               'preprocessing.smg preprocessing.ma52 preprocessing.packed preprocessing.imigue_clips '
               'preprocessing.imigue_splits '
               'preprocessing.simulate preprocessing.videos '
-              'losses.class_weights fusion.calibrate fusion.vote adaptation.cmpl evidence.metrics evidence.stats '
+              'losses.class_weights fusion.calibrate fusion.vote fusion.baselines adaptation.cmpl evidence.metrics evidence.stats '
               'evidence.experiments evidence.results evidence.tables evidence.figures evidence.watch '
               'evidence.submission').split()
 HEAVY = {'torch', 'torchvision', 'timm', 'accelerate'}

@@ -40,8 +40,10 @@ DATA = {
     "videos": DataSpec(_FOUR, (), ("people",), ("people",), False),
 }
 METHOD_LABEL = {"source": "no adaptation", "cmpl": "CMPL", "self": "self-training",
-                "continued": "continued source training", "oracle": "oracle labels",
-                "cmpl-inductive": "CMPL, inductive"}
+                "continued": "continued source training", "fixmatch": "FixMatch-style threshold", "dann": "DANN",
+                "shot": "SHOT (no source clips)", "oracle": "oracle labels", "noise": "noisy true labels",
+                "cmpl-inductive": "CMPL, inductive: other clips of the same people",
+                "cmpl-inductive-people": "CMPL, inductive: other people"}
 
 def method_rounds(
     method: str, # a key of METHOD_LABEL other than 'source'
@@ -49,7 +51,7 @@ def method_rounds(
 ) -> int: # at least 1
     "Rounds that a method runs: CMPL as many as configured, a control as many as it takes to compare the first."
     choose(method, [m for m in METHOD_LABEL if m != "source"], "adaptation method")
-    return cfg.cmpl.rounds if method == "cmpl" else 1
+    return cfg.cmpl.rounds if method == "cmpl" else cfg.cmpl.control_rounds if method in ("self", "continued") else 1
 
 # %% ../../nbs/7_evidence/72_experiments.ipynb #7d20c51f
 def open_split(
@@ -66,12 +68,12 @@ def open_split(
 @dataclass(frozen=True)
 class Run:
     "One cell of the batch: a papermill run of the notebook of its kind."
-    kind: str # 'heldout', 'source' or 'adapt'
+    kind: str # 'heldout', 'source', 'adapt' or 'rehearse'
     data: str
     split: str
     long_tail: bool
-    seed: int # of weights and batches; 0 for 'heldout', which all seeds share
-    what: str # branch for 'heldout' and 'source', method for 'adapt'
+    seed: int # of weights and batches; 0 for 'heldout' and 'rehearse', which all seeds share
+    what: str # branch for 'heldout' and 'source', else method
     rounds: int = 1 # of an adaptation
     variant: str = "" # a key of VARIANTS; '' is the method itself
 
@@ -88,7 +90,7 @@ class Run:
     @property
     def folder(self) -> Path:
         "Where its files go, below the records and below the work folder."
-        return Path(self.data)/self.setting/("heldout" if self.kind == "heldout" else f"seed{self.seed}")
+        return Path(self.data)/self.setting/{"heldout": "heldout", "rehearse": "rehearsal"}.get(self.kind, f"seed{self.seed}")
 
     def outputs(self) -> tuple[Path, ...]:
         "The records it writes, relative to the records folder."
@@ -114,22 +116,23 @@ def grid_runs(
     data: str,
 ) -> list[Run]:
     "The runs of one ablation."
-    known = ("splits", "tailed", "seeds", "branches", "methods", "variants", "rounds")
+    known = ("splits", "tailed", "seeds", "branches", "methods", "rehearse", "variants", "rounds")
     for key in grid: choose(key, known, f"key of a grid of {tier} {data}")
     spec, out, most = DATA[data], [], int(*grid.get("rounds", ("99",)))
     for split, tail in [(s, False) for s in grid.get("splits", ())] + [(s, True) for s in grid.get("tailed", ())]:
         choose(split, spec.splits, f"split of {data}")
         for name in grid.get("variants", ("default",)):
             name, methods = "" if name == "default" else name, grid.get("methods", ())
-            first = trained_as(name)
-            if methods and split not in spec.validated:
+            first, rehearse = trained_as(name), grid.get("rehearse", ())
+            rounds = lambda m: min(most, method_rounds(m, config_of(Run("adapt", data, split, tail, 0, m, variant=name), tier)))
+            if (methods or rehearse) and split not in spec.validated:
                 out += [Run("heldout", data, split, tail, 0, b, variant=first) for b in spec.branches]
-            for seed in map(int, grid["seeds"]):
+            out += [Run("rehearse", data, split, tail, 0, m, rounds(m), name) for m in rehearse]
+            for seed in map(int, grid.get("seeds", ())):
                 of = lambda kind, what, *more, variant: Run(kind, data, split, tail, seed, what, *more, variant=variant)
                 out += [of("source", b, variant=name) for b in grid.get("branches", ())]
                 if methods: out += [of("source", b, variant=first) for b in spec.branches]
-                for m in methods:
-                    out.append(of("adapt", m, min(most, method_rounds(m, config_of(of("adapt", m, variant=name), tier))), variant=name))
+                out += [of("adapt", m, rounds(m), variant=name) for m in methods]
     return out
 
 def runs(

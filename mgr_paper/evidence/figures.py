@@ -182,29 +182,34 @@ def confusion_figure(
     return settle(fig)
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #305bbe3d
+def _ece(e): # '0.053', or '0.053 [0.041, 0.066]'
+    value, *ends = np.atleast_1d(e)
+    return f'{value:.3f}' + (' [{:.3f}, {:.3f}]'.format(*ends) if ends else '')
+
 def _bins(rows): # occupied bins as arrays
     rows = [r for r in rows if r['n']]
     return (np.array([r[k] for r in rows], float) for k in ('conf', 'acc', 'n'))
 
 @mpl.rc_context(style())
 def reliability_figure(
-    branches:dict, # name -> dict(before=rows, after=rows, T=number, ece=(before, after)); rows have n, conf, acc
+    branches:dict, # name -> dict(before, after: rows with n, conf, acc; T; ece=(before, after), each a number or with low and high)
     title:str='Reliability before and after temperature scaling',
     note:str='', # caption
     simulated:bool=False, # stamp
 ) -> Figure:
     "Accuracy against confidence, one panel a branch."
     M = len(branches)
-    fig = canvas(max(4.5, .6 + 2.3*M), 3.9, title, note, simulated)
+    fig = canvas(max(4.5, .6 + 2.3*M), 4.1, title, note, simulated)
     axes = fig.subplots(2, M, sharex=True, sharey='row', height_ratios=[3, 1], squeeze=False)
     for (name, b), (top, low) in zip(branches.items(), axes.T):
         top.plot([0, 1], [0, 1], color='#999999', lw=.8)
         colour = COLOURS[choose(name, COLOURS, 'branch')]
-        for which, dash, face in (('before', '--', 'white'), ('after', '-', colour)):
+        for which, dash, face, said in (('before', '--', 'white', 'T = 1'), ('after', '-', colour, 'fitted T')):
             conf, acc, n = _bins(b[which])
-            top.plot(conf, acc, dash, marker=MARKERS[name], color=colour, mfc=face, lw=1.2, label=which)
+            top.plot(conf, acc, dash, marker=MARKERS[name], color=colour, mfc=face, lw=1.2, label=said)
             low.step(np.r_[0, conf, 1], np.r_[0, n, 0] / n.sum(), dash, where='mid', color=colour, lw=1)
-        top.set_title(f"{LABELS[name]}\nT = {b['T']:.2f}, ECE {b['ece'][0]:.3f} → {b['ece'][1]:.3f}")
+        plain, scaled = map(_ece, b['ece'])
+        top.set_title(f"{LABELS[name]}, fitted T = {b['T']:.2f}\nECE at T = 1: {plain}\nat fitted T: {scaled}", fontsize=8)
         top.set(xlim=(-.02, 1.02), ylim=(-.03, 1.03))
         low.set(xlabel='confidence', xticks=[0, .5, 1])
     axes[0, 0].set_ylabel('accuracy in the bin')

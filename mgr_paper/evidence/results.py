@@ -73,6 +73,7 @@ class Results:
     data: str
     records: dict[Key, dict[str, dict]] = field(default_factory=dict) # key -> branch -> record
     heldout: dict[tuple, dict[str, dict]] = field(default_factory=dict) # setting, variant -> branch -> record
+    rehearsed: dict[Key, dict[str, dict]] = field(default_factory=dict) # key -> branch -> record, on held-out source people
     _scores: dict[str, dict] = field(default_factory=dict, repr=False)
     _choices: dict[Key, tuple] = field(default_factory=dict, repr=False) # fitted once a run, as it takes a second
 
@@ -86,7 +87,9 @@ class Results:
         for r in read_records(Path(folder)/data) if (Path(folder)/data).is_dir() else ():
             name = r["extra"].get("variant", "")
             if r["method"] == "heldout": out.heldout.setdefault((r["split"], name), {})[r["branch"]] = r
-            else: out.records.setdefault(Key(r["split"], r["seed"], r["method"], r["round"], name), {})[r["branch"]] = r
+            else:
+                kept = out.rehearsed if r["experiment"] == "rehearse" else out.records
+                kept.setdefault(Key(r["split"], r["seed"], r["method"], r["round"], name), {})[r["branch"]] = r
         if not out.records:
             raise MgrError(f"no records of {data} in {folder}", f"run mgr-paper reproduce --data {data} first")
         return out

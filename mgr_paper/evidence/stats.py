@@ -233,5 +233,6 @@ def effect_size(
     if sd <= 1e-12 * np.abs(d).max(initial=0) or sd == 0: return Interval(np.nan, np.nan, np.nan, n, 0)
     t = np.sqrt(n) * d.mean() / sd
     reach = 10 + 3*abs(t)
-    bound = lambda level: optimize.brentq(lambda nc: special.nctdtr(n - 1, nc, t) - level, t - reach, t + reach)
+    below = lambda nc: np.nan_to_num(special.nctdtr(n - 1, nc, t), nan=float(nc < t))  # NaN far out, where it is 0 or 1
+    bound = lambda level: optimize.brentq(lambda nc: below(nc) - level, t - reach, t + reach)
     return Interval(float(d.mean() / sd), float(bound(.975) / np.sqrt(n)), float(bound(.025) / np.sqrt(n)), n, 0)
