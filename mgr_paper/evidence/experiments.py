@@ -188,6 +188,11 @@ TABLES = { # notebook -> its files
     "f6_reliability": Artefact(("f6_reliability",), PICTURE),
     "f7_confusion": Artefact(("f7_confusion_before",), PICTURE),
     "f12_rounds": Artefact(("f12_rounds",), PICTURE),
+    "t3_adaptation": Artefact(("t3_adaptation_all_source_people_f1_micro", "t3_inductive_all_source_people_f1_micro",
+                               "t3_differences_all_source_people_f1_micro"), TABLE),
+    "t7_pseudo_labels": Artefact(("t7_pseudo_labels_all_source_people", "t7_carried_all_source_people"), TABLE),
+    "f4_threshold": Artefact(("f4_threshold",), PICTURE),
+    "f5_noise_breakeven": Artefact(("f5_noise_breakeven",), PICTURE),
 }
 
 def tables_of(
