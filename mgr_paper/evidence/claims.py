@@ -7,7 +7,7 @@ __all__ = ['HOLDS', 'FAILS', 'OPEN', 'ABSENT', 'NEEDS', 'NO_RGB', 'GROUPS', 'SOU
            'Part', 'corrected', 'judge', 'setting_groups', 'paired', 'mean_draws', 'mean_part', 'difference',
            'overconfidence', 'class_margin', 'trained', 'best_of', 'changed', 'label_parts', 'Claim', 'balanced',
            'tailed', 'gains', 'vote_over_best', 'across', 'tail_recall', 'overall', 'margins', 'crops', 'temperature',
-           'sure_labels', 'p_text', 'part_text', 'decide', 'claims_table']
+           'sure_labels', 'p_text', 'part_text', 'decide', 'claims_table', 'claims_takeaway']
 
 # %% ../../nbs/7_evidence/73f_claims.ipynb #73f00003
 from collections.abc import Callable
@@ -34,9 +34,7 @@ class Part:
 HOLDS, FAILS, OPEN, ABSENT = "holds", "does not hold", "not shown", "not run"
 NEEDS, NO_RGB = "not testable without iMiGUE", "not testable on this data: no RGB pictures to crop"
 
-def corrected(
-    parts: list[Part],
-) -> list[float|None]: # in the same order
+def corrected(parts: list[Part]) -> list[float|None]: # in the same order
     "p after Holm over the parts that are tested for a gain."
     family = [i for i, q in enumerate(parts) if q.p is not None and not q.margin]
     out = [q.p for q in parts]
@@ -142,10 +140,7 @@ def overconfidence(
         out += mean_part(f"{b}: {'less confident by' if scaled else 'confidence over accuracy'}", runs)
     return out
 
-def class_margin(
-    logits: np.ndarray, # (N,K)
-    y: np.ndarray, # (N,)
-) -> np.ndarray: # (N,) in [-1,1]
+def class_margin(logits: np.ndarray, y: np.ndarray) -> np.ndarray: # (N,K), (N,) -> (N,) in [-1,1]
     "By how much the true class is ahead of the next."
     p = softmax(logits)
     own = p[np.arange(len(y)), y]
@@ -171,9 +166,7 @@ def trained(
         if m.any(): out.append((one["y"][m], one["logits"][m], two["logits"][m], (one["subject_id"][m], one["video_id"][m])))
     return out
 
-def best_of(
-    pairs: list[tuple], # with logits
-) -> list[tuple]: # with predictions
+def best_of(pairs: list[tuple]) -> list[tuple]: # with predictions in place of logits
     "The class with the greatest score."
     return [(y, a.argmax(-1), b.argmax(-1), g) for y, a, b, g in pairs]
 
@@ -193,7 +186,8 @@ def label_parts(
     what: str,
 ) -> list[Part]: # one, or none where there is no run
     "A number of the pseudo-labels of every run."
-    found = [results.records[k][results.branches[0]]["extra"].get("pseudo") for k in results.keys(*stage[:2], settings, *stage[2:])]
+    keys = results.keys(*stage[:2], settings, *stage[2:])
+    found = [results.records[k][results.branches[0]]["extra"].get("pseudo") for k in keys]
     found = [d for d in found if d and d.get("precision") is not None]
     if not found: return []
     values = [over(d) for d in found]
@@ -207,7 +201,7 @@ class Claim:
     id: str
     words: str # ours
     where: str # stated, inferred or asked; the place
-    tested: str # notebook in nbs/ablations
+    tested: str # id of a notebook in nbs/ablations
     must: str # what must hold
     parts: Callable # Results -> list of parts, or a text where it cannot be tested
 
@@ -270,47 +264,49 @@ def temperature(results: Results) -> list[Part]:
 def sure_labels(results: Results) -> list[Part]:
     "Kept labels are right more often than all labels would be, in every run, and above the review's 60 %."
     settings = balanced(results)
-    return (label_parts(results, settings, ("cmpl", 1), lambda d: d["precision"] - d["label_accuracy"], "precision − accuracy of all labels")
-            + label_parts(results, settings, ("cmpl", 1), lambda d: d["precision"] - .6, "precision − 60 %"))
+    over = {"precision − accuracy of all labels": lambda d: d["precision"] - d["label_accuracy"],
+            "precision − 60 %": lambda d: d["precision"] - .6}
+    return [q for what, f in over.items() for q in label_parts(results, settings, ("cmpl", 1), f, what)]
 
 SOURCE, CMPL1, CMPL2 = ("source", 0), ("cmpl", 1), ("cmpl", 2)
 VOTES2 = ("equal vote", "tuned vote")
 CLAIMS = [
-    Claim("streams", "CMPL strengthens each single modality", "stated: abstract", "t3_adaptation",
+    Claim("streams", "CMPL strengthens each single modality", "stated: abstract", "T3",
           "every branch gains in micro-F1 by one round of CMPL", gains(CMPL1, SOURCE)),
-    Claim("beyond-steps", "CMPL's gain is more than that of further training", "asked: review", "t3_adaptation",
+    Claim("beyond-steps", "CMPL's gain is more than that of further training", "asked: review", "T3",
           "every branch is better than after as many further steps on the source", gains(CMPL1, ("continued", 1))),
-    Claim("cross-modal", "labels from the other streams teach more than a stream's own", "inferred: labels are exchanged across streams",
-          "t3_adaptation", "every branch is better than after self-training", gains(CMPL1, ("self", 1))),
-    Claim("vote-after", "CMPL improves the fused system", "inferred: it is part of the submitted system", "v0_verdict",
+    Claim("cross-modal", "Labels from the other streams teach more than a stream's own",
+          "inferred: labels are exchanged across streams", "T3", "every branch is better than after self-training", gains(CMPL1, ("self", 1))),
+    Claim("vote-after", "CMPL improves the fused system", "inferred: it is part of the submitted system", "V0",
           "both votes gain by one round of CMPL", gains(CMPL1, SOURCE, VOTES2)),
-    Claim("rounds", "Further rounds of CMPL help further", "inferred: it is called iterative", "t3_adaptation",
+    Claim("rounds", "Further rounds of CMPL help further", "inferred: it is called iterative", "T3",
           "every branch gains from round 1 to round 2", gains(CMPL2, CMPL1)),
-    Claim("labels", "Consensus on the test set gives labels of high confidence that can be used as if supervised", "stated: abstract",
-          "t7_pseudo", "in every run the kept labels are right more often than all would be, and above the review's 60 %", sure_labels),
+    Claim("labels", "Consensus on the test set gives labels of high confidence that can be used as if supervised",
+          "stated: abstract", "T7",
+          "in every run the kept labels are right more often than all would be, and above the review's 60 %", sure_labels),
 ]
 
 # %% ../../nbs/7_evidence/73f_claims.ipynb #73f0001a
 CLAIMS += [
-    Claim("sqrt-tail", "Square-root weights help the tail", "stated: abstract", "t2_losses",
+    Claim("sqrt-tail", "Square-root weights help the tail", "stated: abstract", "T2",
           "every branch recalls more of the tail classes than with plain cross-entropy", tail_recall("weights", "ce")),
-    Claim("sqrt-overall", "... without hurting overall accuracy", "stated: abstract", "t2_losses",
+    Claim("sqrt-overall", "... without hurting overall accuracy", "stated: abstract", "T2",
           "no branch loses more than one point of micro-F1 (the point is our choice)", overall("weights", "ce", .01)),
-    Claim("ose-margins", "OSE enlarges the margins between classes", "stated: abstract, summary", "t2_losses",
+    Claim("ose-margins", "OSE enlarges the margins between classes", "stated: abstract, summary", "T2",
           "with OSE the true class is ahead by more in every branch; features are looked at in F3", margins("", "weights")),
-    Claim("ose-tail", "OSE protects the tail", "stated: abstract, summary", "t2_losses",
+    Claim("ose-tail", "OSE protects the tail", "stated: abstract, summary", "T2",
           "every branch recalls more of the tail classes with OSE than without, both with weights", tail_recall("", "weights")),
-    Claim("temperature", "Networks are over-confident, and temperature scaling reduces it", "stated: abstract", "f6_reliability",
+    Claim("temperature", "Networks are over-confident, temperature scaling reduces it", "stated: abstract", "F6",
           "every branch is more confident than right at T = 1, and less so at the chosen T", temperature),
-    Claim("vote", "A soft vote of the calibrated streams improves on the single streams", "stated: late fusion, abstract; that it improves is inferred",
-          "t4_votes", "both votes are better than the branch that is best on these test clips", vote_over_best),
-    Claim("crop-full", "A saliency-guided crop is better than the full picture", "stated: crops are used; that they help is inferred",
-          "t6_crops", "the video branch is better than with the full picture", crops(synth__crop="full")),
-    Claim("crop-person", "... and better than a crop to the person", "inferred: as above", "t6_crops",
+    Claim("vote", "A soft vote of the calibrated streams improves on the single streams",
+          "stated: late fusion, abstract; that it improves is inferred", "T4", "both votes are better than the branch that is best on these test clips", vote_over_best),
+    Claim("crop-full", "A saliency-guided crop is better than the full picture",
+          "stated: crops are used; that they help is inferred", "T6", "the video branch is better than with the full picture", crops(synth__crop="full")),
+    Claim("crop-person", "... and better than a crop to the person", "inferred: as above", "T6",
           "the video branch is better than with a crop to the person", crops(synth__crop="person")),
-    Claim("score", "The system reaches an F1-score of 68.13 % on iMiGUE", "stated: abstract; that it is micro-F1 is inferred", "t1_published",
-          "micro-F1 of the vote on iMiGUE's test people", lambda results: NEEDS),
-    Claim("rank", "It is fourth in Track 1 of the 4th MiGA challenge", "stated: abstract", "t1_published",
+    Claim("score", "The system reaches an F1-score of 68.13 % on iMiGUE",
+          "stated: abstract; that it is micro-F1 is inferred", "T1", "micro-F1 of the vote on iMiGUE's test people", lambda results: NEEDS),
+    Claim("rank", "It is fourth in Track 1 of the 4th MiGA challenge", "stated: abstract", "T1",
           "nothing that can be run: a fact of the challenge", lambda results: NEEDS),
 ]
 
@@ -319,18 +315,12 @@ def p_text(p: float) -> str: # '= .023' or '< .001'
     "A p-value as in running text."
     return "< .001" if p < .001 else f"= {p:.3f}".replace("0.", ".", 1)
 
-def part_text(
-    part: Part,
-    p: float|None, # corrected
-    signed: bool = True,
-) -> str: # 'joint +1.2 [+0.3, +2.1], p = .023'
+def part_text(part: Part, p: float|None) -> str: # 'joint +1.2 [+0.3, +2.1], p = .023'; p is corrected
     "A part in words, in percentage points."
-    return f"{part.what} {interval_text(part.got, signed)}" + (f", p {p_text(p)}" if p is not None and not part.margin else "")
+    tested = p is not None and not part.margin
+    return f"{part.what} {interval_text(part.got, signed=True)}" + (f", p {p_text(p)}" if tested else "")
 
-def decide(
-    claim: Claim,
-    results: Results,
-) -> tuple[str, str]: # verdict, numbers
+def decide(claim: Claim, results: Results) -> tuple[str, str]: # verdict, numbers
     "What came out."
     parts = claim.parts(results)
     if isinstance(parts, str): return parts, ""
@@ -348,3 +338,9 @@ def claims_table(
         rows.append({"claim": c.words, "source": c.where, "tested in": c.tested, "must hold": c.must, "verdict": verdict,
                      "numbers, percentage points": numbers or "—"})
     return pd.DataFrame(rows)
+def claims_takeaway(table: pd.DataFrame) -> str: # one line
+    "How many claims came out how."
+    words = dict.fromkeys((HOLDS, FAILS, OPEN, ABSENT, *table.verdict))
+    names = {v: [c.id for c, w in zip(CLAIMS, table.verdict) if w == v] for v in words}
+    if set(table.verdict) <= {ABSENT, NEEDS, NO_RGB}: return "Not run: needs records."
+    return f"{len(table)} claims: " + "; ".join(f"{v} {len(n)} ({', '.join(n)})" for v, n in names.items() if n) + "."

@@ -35,6 +35,7 @@ from .experiments import DATA, Run, runs, store_path, table_files, tables_of
 from .variants import trained_as, variant
 from ..preprocessing.imigue import find_videos
 from ..preprocessing.utd_mhad import find_trials
+from .page import write_page
 from .watch import KINDS, Watch, clock, follow, report
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #a2b6ff2f
@@ -250,11 +251,11 @@ def snakemake_command(
     data: str,
     only: tuple[str, ...] = (),
     profile: str = "local",
-    jobs: int = 1, # runs at once
+    jobs: int|None = 1, # runs at once; None: as the profile says
     dry_run: bool = False,
 ) -> list[str]:
     "How Snakemake is called."
-    at_once = ["--cores", str(jobs*settings().threads)] if profile == "local" else ["--jobs", str(jobs)]
+    at_once = ["--cores", str(jobs*settings().threads)] if profile == "local" else ["--jobs", str(jobs)] if jobs else []
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(project()/"Snakefile"),
              "--directory", str(project()), "--nocolor", "--nolock",
              "--workflow-profile", str(project()/"profiles"/profile), *at_once,
@@ -299,13 +300,13 @@ def reproduce(
     folder: Path|None = None, # of its raw files; None: from settings.ini or the environment
     only: tuple[str, ...] = (), # tables or figures; 'figures': from the records that are there
     profile: str = "local", # a folder in profiles/
-    jobs: int|None = None, # runs at once; None: as in settings.ini
+    jobs: int|None = None, # runs at once; None: as in settings.ini, on a cluster as its profile says
     dry_run: bool = False, # only count what would be done
 ) -> int: # exit code: 0 all done, 1 something failed
     "Make the tables and figures of a tier, doing only what is missing or has changed."
     check_request(tier, data, tuple(only), profile, folder)
-    jobs = settings().jobs if jobs is None else jobs
-    if jobs < 1: raise MgrError(f"jobs = {jobs}", "at least one run at a time is needed")
+    if jobs is None and profile == "local": jobs = settings().jobs
+    if jobs is not None and jobs < 1: raise MgrError(f"jobs = {jobs}", "at least one run at a time is needed")
     start, console = time.monotonic(), Console()
     env = os.environ | {"MGR_ROOT": str(project()), "OMP_NUM_THREADS": str(settings().threads), "PYTHONUNBUFFERED": "1"}
     if folder: env[f"MGR_{data.split('-')[0].upper()}_ROOT"] = str(Path(folder).expanduser().resolve())
@@ -313,6 +314,7 @@ def reproduce(
     lock = logs/(f"{name}.lock" if dry_run else f"{tier}-{data}.lock")  # counting disturbs nobody
     watch, code = call(snakemake_command(tier, data, tuple(only), profile, jobs, dry_run),
                        env, logs/f"{name}.log", lock, console)
+    if not dry_run: write_page(tier)
     if report(watch, code, logs/f"{name}.log", console): return code
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
     if dry_run:
