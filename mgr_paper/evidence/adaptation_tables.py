@@ -102,17 +102,19 @@ def adaptation_differences(
     "What each way of adapting adds to the networks that it started from."
     out = []
     for row in rows:
-        for name, runs in paired(results, row, settings).items():
+        there = paired(results, row, settings)
+        if not there: out.append({"method": row_label(row), "stream": "all", "difference": NOT_RUN, "people": 0, "runs": 0})
+        for name, runs in there.items():
             if streams and name not in streams: continue
             d = list(by_person(stat, runs).values())
             test = sign_flip(d)
             out.append({"method": row_label(row), "stream": name, "difference": interval_text(pooled(stat, runs), signed=True),
                         "d_z": f"{effect_size(d).value:.2f}", "p": test["p"], "people": test["people"], "runs": len(runs)})
-    table = pd.DataFrame(out)
-    if not len(table): return table
-    show = lambda q: f"{q:.3f}" if q >= .001 else "< 0.001"
-    table.insert(5, "p (Holm)", list(map(show, holm(table["p"]))))
-    return table.assign(p=table["p"].map(show))
+    table = pd.DataFrame(out, columns=["method", "stream", "difference", "d_z", "p", "p (Holm)", "people", "runs"])
+    family = table["p"].notna()
+    table.loc[family, "p (Holm)"] = holm(table.loc[family, "p"])
+    show = lambda q: f"{q:.3f}" if q >= .001 else "< 0.001" if q >= 0 else "—"
+    return table.assign(**{c: table[c].astype(float).map(show) for c in ("p", "p (Holm)")}).fillna("—")
 
 # %% ../../nbs/7_evidence/73d_adaptation_tables.ipynb #73d00012
 def labels_table(
