@@ -200,6 +200,9 @@ TABLES = { # notebook -> its files
     "f8_contrast": Artefact(("f8_contrast",), PICTURE + TABLE, ("synth",)),
     "f9_people": Artefact(("f9_people",), PICTURE + TABLE),
     "f10_cost": Artefact(("f10_cost",), PICTURE + TABLE),
+    "v0_verdict": Artefact(("v0_verdict",), TABLE),
+    "c0_claims": Artefact(("c0_claims",), TABLE),
+    "c1_prototype": Artefact(("c1_prototype",), TABLE),
 }
 
 def tables_of(
