@@ -157,9 +157,11 @@ def measure_text(
 def change_table(
     results: Results,
     settings: tuple[str, ...],
-) -> pd.DataFrame: # rows kinds of adaptation: change of each measure, p of the vote's gain over its mean stream
+    known: dict|None = None, # what `changes` gives for them, where it is there already
+) -> pd.DataFrame: # rows kinds of adaptation: change of each measure, p of the vote and of its gain over its mean stream
     "What each kind of adaptation changes, on the runs and clips that it adapted."
-    found, deltas, rows, M = before_after(results, settings), changes(results, settings), [], len(results.branches)
+    found, rows, M = before_after(results, settings), [], len(results.branches)
+    deltas = changes(results, settings) if known is None else known
     for name, f in found.items():
         d = {k: person_changes(f["before"], f["after"], k, M) for k in ("equal_vote", "over_mean")}
         rows.append({"adaptation": name} | {f"Δ {MEASURES[k]}": measure_text(k, deltas[name][k][2], True) for k in MEASURES}

@@ -74,7 +74,7 @@ class Results:
     records: dict[Key, dict[str, dict]] = field(default_factory=dict) # key -> branch -> record
     heldout: dict[tuple, dict[str, dict]] = field(default_factory=dict) # setting, variant -> branch -> record
     _scores: dict[str, dict] = field(default_factory=dict, repr=False)
-    _choices: dict[Key, tuple] = field(default_factory=dict, repr=False) # fitted once a run, as it takes a second
+    _choices: dict[tuple, tuple] = field(default_factory=dict, repr=False) # fitted once a run, as it takes a second
 
     @classmethod
     def load(cls,
@@ -148,9 +148,11 @@ def choices(
     key: Key,
 ) -> tuple[np.ndarray, np.ndarray]: # temperatures (M,), vote weights (M,)
     "What held-out source people chose for the voters of a run."
-    if key in results._choices: return results._choices[key]
     runs, first, own = results.records[key], [], []
     held = results.heldout.get((key.setting, trained_as(key.variant)))
+    cfg = from_dict(runs[results.branches[0]]["config"]["fusion"], FusionConfig)  # the rest may be of an older version
+    shared = (key.setting, trained_as(key.variant), cfg) if held else key  # seeds and methods share held-out scores
+    if shared in results._choices: return results._choices[shared]
     before = results.records[before_of(key)]
     for b in results.branches:
         mine = results.scores(runs[b])
@@ -159,10 +161,9 @@ def choices(
         chosen_on = results.scores(held[b] if held else before[b])
         first.append((chosen_on["logits"][_part(chosen_on, "val")], chosen_on["y"][_part(chosen_on, "val")]))
         own.append(first[-1] if held else (mine["logits"][_part(mine, "val")], mine["y"][_part(mine, "val")]))
-    cfg = from_dict(runs[results.branches[0]]["config"]["fusion"], FusionConfig)  # the rest may be of an older version
     T, weights = fit_vote([z for z, _ in first], first[0][1], cfg)
     if not held: T, _ = fit_vote([z for z, _ in own], own[0][1], cfg, weigh=False)  # each network has one of its own
-    return results._choices.setdefault(key, (T, weights))
+    return results._choices.setdefault(shared, (T, weights))
 
 # %% ../../nbs/7_evidence/72b_results.ipynb #7d20c5a7
 def panel(
