@@ -11,8 +11,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from mgr_paper.config import data_root, settings, tier_config, to_dict
-from mgr_paper.core import MgrError, fingerprint, root
+from mgr_paper.config import data_root, settings, tier_config
+from mgr_paper.core import MgrError, root
 from mgr_paper.evidence import reproduce as graph
 from mgr_paper.evidence.experiments import config_of, runs, store_path, table_files, tables_of
 
@@ -40,14 +40,14 @@ def given(**parameters):
     return " ".join(f"-p {name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in parameters.items())
 
 
-STORE = store_path(CFG)
 try:
     RAW = "-" if DATA == "synth" else data_root(DATA)
 except MgrError:
     RAW = None  # without the raw data a store that exists is taken as it is
-STORE_OPTIONS = f"--tier {TIER}" if DATA == "synth" else ""  # tiers that share a store share its rule's parameters too
-HAVE_STORE = RAW is not None or (STORE/"store.json").exists()
 RUNS = [] if FIGURES_ONLY else runs(TIER, DATA)
+STORE = store_path(CFG)
+STORES = graph.stores(RUNS, TIER, DATA) # folder -> settings that differ from the tier's; rows with other clips have their own
+HAVE_STORE = RAW is not None or (STORE/"store.json").exists()
 if FIGURES_ONLY:
     RECORDS = sorted(near(p) for p in (settings().figures/TIER/"records"/DATA).rglob("*") if p.suffix in (".json", ".npz") and p.name[0] != ".")
     if not RECORDS: raise MgrError(f"no records of {DATA} in {settings().figures/TIER/'records'}", "leave out --only figures to make them")
@@ -63,31 +63,33 @@ rule all:
     input: [near(p) for name in CHOSEN for p in table_files(name, TIER, DATA)], [] if only else RECORDS
 
 
-if RAW is not None:
+for path, changes in STORES.items() if RAW is not None else ():
     rule:
-        name: f"store__{graph.identifier(DATA)}"
+        name: graph.store_rule(path, DATA, STORE)
         input: lib=[near(p) for p in graph.store_modules(DATA)]
-        output: near(STORE/"store.json")
-        log: near(STORE.with_suffix(".log"))
+        output: near(path/"store.json")
+        log: near(path.with_suffix(".log"))
         params:
-            raw=str(RAW), store=near(STORE),
-            config=fingerprint(to_dict(CFG.synth)) if DATA == "synth" else ""
+            raw=str(RAW), store=near(path),
+            config=path.name.removeprefix("synth-") if DATA == "synth" else ""
         resources: mem_mb=3000, runtime=60
         # the folder goes first: a store is written whole or not at all, and never into the remains of another
-        shell: "rm -rf {params.store:q} && {MGR} prepare {DATA} {params.raw:q} {params.store:q} {STORE_OPTIONS} > {log:q}"
+        shell: "rm -rf {params.store:q} && {MGR} prepare {DATA} {params.raw:q} {params.store:q} "
+               + graph.store_options(TIER, DATA, changes) # no parameters: tiers that share a store make it in the same way
+               + " > {log:q}"
 
 
 for run in RUNS:
     rule:
         name: graph.rule_name(run)
         input:
-            nb=notebook("r0_run"), store=near(STORE/"store.json"), lib=[near(p) for p in graph.modules(run)],
+            nb=notebook("r0_run"), store=near(store_path(config_of(run, TIER))/"store.json"), lib=[near(p) for p in graph.modules(run)],
             waits=[near(p) for r in graph.needs(run) for p in graph.outputs(r, TIER)]
         output: [near(p) for p in graph.outputs(run, TIER)]
         log: notebook=near(graph.executed(run, TIER)) # kept when the run fails
         params:
             given=given(kind=run.kind, data=run.data, split=run.split, long_tail=run.long_tail, seed=run.seed, what=run.what, tier=TIER,
-                        **({"variant": run.variant} if run.variant else {}), **({"rounds": run.rounds} if run.kind == "adapt" else {})),
+                        **({"variant": run.variant} if run.variant else {}), **({"rounds": run.rounds} if run.kind in graph.ADAPTING else {})),
             work=" ".join(f"--unfinished {near(p)}" for p in graph.unfinished(run, TIER)),
             config=graph.decisive(run, config_of(run, TIER))
         threads: THREADS

@@ -223,7 +223,7 @@ def adapt(
     store: Annotated[Path, typer.Argument(help="Clip store they were trained on.")],
     runs: Annotated[list[Path], typer.Argument(help="One trained run of every voting branch.")],
     out: Annotated[Path, typer.Option(help="New folder; holds round-<r>/<branch>.")],
-    method: Annotated[str, typer.Option(help="cmpl, self, continued, oracle or cmpl-inductive.")] = "cmpl",
+    method: Annotated[str, typer.Option(help="cmpl, self, continued, fixmatch, dann, shot, oracle, cmpl-inductive.")] = "cmpl",
 ):
     "Let networks label the clips of unseen people for each other, and learn from it."
     from mgr_paper.evidence.stages import adapt_runs

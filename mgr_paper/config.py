@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['BRANCHES', 'FUSED', 'DATA_SETS', 'TIERS', 'DATA', 'BOTH', 'JointConfig', 'HeatmapConfig', 'VideoConfig',
-           'FeatureFusionConfig', 'AugmentConfig', 'LossConfig', 'TrainConfig', 'TrainConfigs', 'CmplConfig',
-           'FusionConfig', 'per_round', 'SynthConfig', 'RunConfig', 'tier_config', 'Reproduction', 'settings',
-           'data_root', 'SOURCES', 'from_dict', 'names', 'override', 'sources', 'to_dict']
+           'FeatureFusionConfig', 'AugmentConfig', 'TrainConfig', 'TrainConfigs', 'CmplConfig', 'FusionConfig',
+           'per_round', 'SynthConfig', 'RunConfig', 'tier_config', 'Reproduction', 'settings', 'data_root', 'SOURCES',
+           'LossConfig', 'from_dict', 'names', 'override', 'sources', 'to_dict']
 
 # %% ../nbs/01_config.ipynb #211a2089
 import configparser, os
 from dataclasses import dataclass
 from pathlib import Path
 from .core import MgrError, choose, root
+from .loss_settings import LossConfig
 from .setting import SOURCES, Config, from_dict, names, override, setting, sources, to_dict
 
 # %% ../nbs/01_config.ipynb #837777a1
-_all_ = ['SOURCES', 'from_dict', 'names', 'override', 'sources', 'to_dict']  # also reachable from here
+_all_ = ['SOURCES', 'LossConfig', 'from_dict', 'names', 'override', 'sources', 'to_dict']  # also reachable from here
 
 # %% ../nbs/01_config.ipynb #be9ef198
 @dataclass(frozen=True)
@@ -91,20 +92,6 @@ class AugmentConfig(Config):
     shift: float = setting(0.05, 'ours', 'largest shift, share of the frame', low=0, high=1)
     crop: float = setting(0.56, 'default', 'least area of the random resized crop (PYSKL); 1: none', low=0.05, high=1)
 
-# %% ../nbs/01_config.ipynb #6b7126b2
-@dataclass(frozen=True)
-class LossConfig(Config):
-    "Weighted cross-entropy plus the orthogonal semantic embedding loss."
-    weights: str = setting('sqrt', 'stated', 'square root of the class counts', choices=('none', 'inverse',
-        'effective', 'sqrt'))
-    smooth: float = setting(0.0, 'default', 'k added to each count', low=0)
-    clip: float | None = setting(None, 'default', 'largest weight, None: unlimited', low=1)
-    ose_lambda: float = setting(0.5, 'default', 'weight of the embedding loss; 0: off', low=0)
-    ose_mu: float = setting(0.5, 'default', 'weight of its orthogonality term', low=0)
-    ose_targets: str = setting('text', 'default', 'orthonormalised sentence embeddings of the class phrases',
-        choices=('none', 'text', 'text-raw', 'random', 'learned', 'mse'))
-    label_smoothing: float = setting(0.1, 'default', "the field's usual", low=0, high=0.9)
-
 # %% ../nbs/01_config.ipynb #4f98a73b
 @dataclass(frozen=True)
 class TrainConfig(Config):
@@ -164,6 +151,11 @@ class CmplConfig(Config):
     student_weights: str = setting('same', 'default', "class weights in the students' loss: those of the source loss, or none",
         choices=('same', 'none'))
     tune_tau: bool = setting(False, 'ours', 'choose tau on held-out source people instead of taking it as given')
+    self_own_tau: bool = setting(False, 'ours', "self-training: choose each stream's own tau, not that of the consensus")
+    control_rounds: int = setting(1, 'ours', 'rounds of self-training and of continued source training', low=1)
+    noise_accuracy: float = setting(1.0, 'ours', 'share of true labels that method noise leaves as they are', low=0, high=1)
+    noise_kind: str = setting('uniform', 'ours', 'what the others become: any class, or one that is mistaken for it',
+        choices=('uniform', 'confusable'))
 
 @dataclass(frozen=True)
 class FusionConfig(Config):
@@ -193,6 +185,7 @@ class SynthConfig(Config):
     style: float = setting(1.05, 'ours', 'how much people differ', low=0)
     noise: float = setting(1.0, 'ours', 'of pose estimator and sensor', low=0)
     size: int = setting(64, 'ours', 'pixels of the square crop', low=16)
+    crop: str = setting('saliency', 'stated', 'crops are guided by saliency', choices=('saliency', 'person', 'full'))
 
 # %% ../nbs/01_config.ipynb #e3a684f7
 DATA_SETS = ('synth', 'utd-mhad', 'imigue', 'imigue-skeleton', 'imigue-simulated', 'imigue-skeleton-simulated', 'smg', 'ma52',

@@ -121,11 +121,9 @@ def from_dict(
     d:dict, # as `to_dict` gave it
     kind:type, # the class to rebuild
 ) -> Config: # equal to the one that was written
-    "Settings from plain data; a missing or unknown name is an error."
+    "Settings from plain data; an unknown name is an error, and one that came after the data has its usual value."
     kinds = {f.name: f.type for f in fields(kind)}
     for k in d: choose(k, kinds, f'{kind.__name__} field')
-    missing = [k for k in kinds if k not in d]
-    if missing: raise MgrError(f"{kind.__name__} lacks {', '.join(missing)}", 'another version wrote it: make it again')
     return kind(**{k: from_dict(v, kinds[k]) if is_dataclass(kinds[k]) else v for k, v in d.items()})
 
 # %% ../nbs/00b_setting.ipynb #92f05ddb

@@ -183,7 +183,7 @@ def test_measures_are_those_of_the_adaptation_room(seed):
 
 def test_the_votes_change_is_the_sum_of_its_parts(results):
     found = changes(results, SPLIT)
-    assert list(found) == ['CMPL, round 1', 'CMPL, round 2', 'CMPL, inductive'] and len(kinds(results, SPLIT)) == 3
+    assert list(found) == ['CMPL, round 1', 'CMPL, round 2', 'CMPL, inductive: other clips of the same people'] and len(kinds(results, SPLIT)) == 3
     for change in found.values():
         e = explained(change)
         assert abs(e['vote'] - e['streams'] - e['room'] - e['likeness']) < 1e-9

@@ -10,7 +10,7 @@ from mgr_paper.preprocessing.store import ClipStore
 from mgr_paper.preprocessing.synth import CLASSES, COUNTS, K, plan, protocol, scaled_counts
 from mgr_paper.preprocessing.synth_moves import MOVES
 from mgr_paper.preprocessing.synth_motion import HEIGHT, WIDTH, estimate, motion
-from mgr_paper.preprocessing.synth_video import SCALE, draw, look, make_clip, prepare_synth
+from mgr_paper.preprocessing.synth_video import SCALE, H, W, draw, look, make_clip, prepare_synth
 
 CFG = SynthConfig()
 TINY = replace(CFG, people=(2, 1, 1), clips=(64, 0, 0, 64), size=16)
@@ -146,3 +146,29 @@ def test_the_default_benchmark_is_the_frozen_one():
     frozen = {0: '5cfeef99575d0884', 700: 'ada404831f0d943a', 1500: 'd48cb63ee2457f75'}
     cfg = SynthConfig()
     assert {i: fingerprint(estimate(cfg, i, motion(cfg, i))) for i in frozen} == frozen
+
+
+def test_the_frozen_benchmark_keeps_its_name_and_its_pictures():
+    "A setting that came later changes neither, as long as it is left alone."
+    from mgr_paper.config import tier_config
+    from mgr_paper.core import fingerprint
+    from mgr_paper.evidence.experiments import LATER, store_path
+    assert store_path(tier_config('bench', 'synth')).name == 'synth-1ccce61e689a824d'
+    assert all(getattr(SynthConfig(), k) == v for k, v in LATER.items())
+    frozen = {0: 'afb247d05e8170c5', 777: '5ad415e81588aef9'}
+    assert {i: fingerprint(make_clip(CFG, i).video) for i in frozen} == frozen
+
+
+def test_crop_and_size_change_the_picture_and_nothing_else():
+    clips = {c: make_clip(replace(CFG, crop=c), 777) for c in ('saliency', 'person', 'full')}
+    small, large = (make_clip(replace(CFG, size=n), 777) for n in (48, 96))
+    for clip in (*clips.values(), small, large):
+        assert (clip.joints == clips['saliency'].joints).all() and clip.clip_id == clips['saliency'].clip_id
+    assert len({clip.video.tobytes() for clip in clips.values()}) == 3
+    assert small.video.shape[1:] == (48, 48, 3) and large.video.shape[1:] == (96, 96, 3)
+    edge = clips['full'].video.shape[1]*(W-H)//2//W  # a whole picture is wider than high: black above and below, but for the grain
+    assert clips['full'].video[:, :edge].mean() < 12 < clips['full'].video[:, edge:-edge].mean()
+
+
+def test_an_unknown_crop_is_refused():
+    with pytest.raises(MgrError, match="SynthConfig.crop 'persons', did you mean 'person'"): SynthConfig(crop='persons')

@@ -139,14 +139,15 @@ def long_tail_figure(
         ax.yaxis.set_major_formatter('{x:g}')
         ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     top.set(ylabel='training clips', ylim=(max(.5, counts.min()*.6), counts.max()*2.5))
-    looks = [('#000000', '-'), ('#D55E00', '--'), ('#009E73', '-.'), ('#CC79A7', ':'), ('#0072B2', '-')]
+    looks = [('#000000', '-'), ('#D55E00', '--'), ('#009E73', '-.'), ('#0072B2', '-'), ('#CC79A7', '--'), ('#E69F00', '-.'),
+             ('#56B4E9', ':')]
     for i, (name, w) in enumerate(weights.items()):
         colour, dash = looks[i % len(looks)]
         low.plot(range(K), np.asarray(w)[order], dash, color=colour, label=name)
     low.set(ylabel='class weight', xlim=(-.7, K - .3))
     low.set_xticks(range(K), [str(classes[c]) for c in order], rotation=90)
     low.grid(axis='y')
-    low.legend(loc='upper left')
+    low.legend(loc='upper left', ncols=1 + (len(weights) > 4))
     return settle(fig)
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #e66ce1da

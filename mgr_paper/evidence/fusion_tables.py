@@ -219,11 +219,10 @@ def fusion_table(
 def by_run(
     results: Results,
     settings: tuple[str, ...],
-    skip: tuple[str, ...] = ("cmpl-inductive",), # scored on other clips
 ) -> dict[tuple[str, int], dict]: # (method, round) -> (setting, seed) -> (predictions, y, groups)
     "Predictions of every method, to be paired by split and seed."
     return {(m, r): {(k.setting, k.seed): stream_predictions(results, k) for k in results.keys(m, r, settings)}
-            for m, r in stages(results, settings) if m not in skip}
+            for m, r in stages(results, settings) if m != "noise" and "inductive" not in m}  # F5's labels; other clips
 
 def significance_table(
     results: Results,

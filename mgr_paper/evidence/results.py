@@ -73,8 +73,9 @@ class Results:
     data: str
     records: dict[Key, dict[str, dict]] = field(default_factory=dict) # key -> branch -> record
     heldout: dict[tuple, dict[str, dict]] = field(default_factory=dict) # setting, variant -> branch -> record
+    rehearsed: dict[Key, dict[str, dict]] = field(default_factory=dict) # key -> branch -> record, on held-out source people
     _scores: dict[str, dict] = field(default_factory=dict, repr=False)
-    _choices: dict[tuple, tuple] = field(default_factory=dict, repr=False) # fitted once a run, as it takes a second
+    _choices: dict = field(default_factory=dict, repr=False) # fitted once a run, as it takes a second
 
     @classmethod
     def load(cls,
@@ -86,7 +87,9 @@ class Results:
         for r in read_records(Path(folder)/data) if (Path(folder)/data).is_dir() else ():
             name = r["extra"].get("variant", "")
             if r["method"] == "heldout": out.heldout.setdefault((r["split"], name), {})[r["branch"]] = r
-            else: out.records.setdefault(Key(r["split"], r["seed"], r["method"], r["round"], name), {})[r["branch"]] = r
+            else:
+                kept = out.rehearsed if r["experiment"] == "rehearse" else out.records
+                kept.setdefault(Key(r["split"], r["seed"], r["method"], r["round"], name), {})[r["branch"]] = r
         if not out.records:
             raise MgrError(f"no records of {data} in {folder}", f"run mgr-paper reproduce --data {data} first")
         return out
@@ -148,11 +151,12 @@ def choices(
     key: Key,
 ) -> tuple[np.ndarray, np.ndarray]: # temperatures (M,), vote weights (M,)
     "What held-out source people chose for the voters of a run."
+    if key in results._choices: return results._choices[key]
     runs, first, own = results.records[key], [], []
     held = results.heldout.get((key.setting, trained_as(key.variant)))
-    cfg = from_dict(runs[results.branches[0]]["config"]["fusion"], FusionConfig)  # the rest may be of an older version
-    shared = (key.setting, trained_as(key.variant), cfg) if held else key  # seeds and methods share held-out scores
-    if shared in results._choices: return results._choices[shared]
+    cfg = from_dict(runs[results.branches[0]]["config"]["fusion"], FusionConfig)  # the rest may be of another version
+    shared = (key.setting, trained_as(key.variant), cfg)  # held-out scores are the same for all that started from a training
+    if held and shared in results._choices: return results._choices.setdefault(key, results._choices[shared])
     before = results.records[before_of(key)]
     for b in results.branches:
         mine = results.scores(runs[b])
@@ -163,7 +167,8 @@ def choices(
         own.append(first[-1] if held else (mine["logits"][_part(mine, "val")], mine["y"][_part(mine, "val")]))
     T, weights = fit_vote([z for z, _ in first], first[0][1], cfg)
     if not held: T, _ = fit_vote([z for z, _ in own], own[0][1], cfg, weigh=False)  # each network has one of its own
-    return results._choices.setdefault(shared, (T, weights))
+    if held: results._choices[shared] = (T, weights)
+    return results._choices.setdefault(key, (T, weights))
 
 # %% ../../nbs/7_evidence/72b_results.ipynb #7d20c5a7
 def panel(

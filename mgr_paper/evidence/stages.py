@@ -111,7 +111,7 @@ def adapt_runs(
     store: Path, # clip store
     folders: list[Path], # one trained run of every voting branch
     out: Path, # new folder: round-<r>/<branch>, each a run's folder again
-    method: str = "cmpl", # cmpl, self, continued, oracle or cmpl-inductive
+    method: str = "cmpl", # a method of METHOD_LABEL; oracle and noise read test labels
 ) -> list[dict]: # records, round by round
     "Let trained networks label the unseen people's clips for each other, and learn from it."
     store, out, folders = ClipStore(store), new_folder(out), [Path(f) for f in folders]

@@ -53,8 +53,9 @@ def main_table(
         return {n: interval_text(pooled(stat, [(y, p[n], g) for p, y, g in runs])) for n in runs[0][0]} | {"runs": len(runs)}
     for method, r in stages(results, settings):
         keys = results.keys(method, r, settings) if r else adapted_too(results, settings)
-        if method.endswith("-inductive"):
-            rows["no adaptation, clips of the next row"] = row([
+        if "-inductive" in method:
+            what = "people" if method.endswith("people") else "clips"
+            rows[f"no adaptation, {what} of the next row"] = row([
                 stream_predictions(results, before_of(k), clips=panel(results, k).clips) for k in keys])
         rows[label(method, r)] = row([stream_predictions(results, k) for k in keys])
     rows[label("source", 0)] |= extra_cells(results, adapted_too(results, settings), stat)

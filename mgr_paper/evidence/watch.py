@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 # %% ../../nbs/7_evidence/75b_watch.ipynb #3212da2d
-KINDS = ("store", "heldout", "source", "adapt", "table") # of steps, in order
+KINDS = ("store", "heldout", "source", "adapt", "rehearse", "table") # of steps, in order
 
 class Watch:
     "Reads Snakemake's lines and remembers what matters."

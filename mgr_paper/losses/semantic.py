@@ -7,6 +7,7 @@ __all__ = ['PHRASES', 'SHORT', 'TABLE', 'embed_phrases', 'save_phrases', 'embedd
            'SemanticHead', 'ose_loss', 'learned_ose_loss', 'mse_loss', 'make_head', 'total_loss']
 
 # %% ../../nbs/3_losses/31_semantic.ipynb #2ca659f6
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 import numpy as np
@@ -238,9 +239,10 @@ def total_loss(
     head:SemanticHead|None=None, # None: classification only
     cfg:LossConfig=LossConfig(), # its `ose_lambda`, `ose_mu` and `label_smoothing`
     sample_weight:Tensor|None=None, # (N,) trust in each label
+    classify:Callable=class_loss, # or another loss of the same arguments, from the next notebook
 ) -> tuple[Tensor,dict[str,Tensor]]: # (); detached parts: 'loss', 'cls', with a head 'ose', 'align', 'orth'
     "Training loss of one branch: weighted classification plus semantic alignment."
-    cls = class_loss(logits, y, w, cfg.label_smoothing, sample_weight)
+    cls = classify(logits, y, w, cfg.label_smoothing, sample_weight)
     if head is None: return cls, {'loss': cls.detach(), 'cls': cls.detach()}
     e = head.targets
     if head.form == 'mse': ose, parts = mse_loss(v, y, e, w, sample_weight)

@@ -244,7 +244,7 @@ def make_clip(
     row, mo = plan(cfg)[i], motion(cfg, i)
     J, face = estimate(cfg, i, mo), look(cfg, row.subject, row.video)
     frames = np.stack([np.asarray(draw(mo, face, t)) for t in range(0, len(J), STRIDE)])
-    box = crop_box(view(J[::STRIDE]), frames, layout('openpose137'), (H, W), CROP)
+    box = crop_box(view(J[::STRIDE]), frames, layout('openpose137'), (H, W), CROP, cfg.crop)
     video = develop(crop_frames(frames, box, cfg.size), face, rng(cfg.seed, 'sensor', i), cfg.noise, grain(cfg.seed))
     return Clip(f'{row.video}_{i:04d}', row.video, row.subject, row.y, J, video, split=row.split)
 

@@ -54,12 +54,14 @@ def pack_state(
     optimizer: torch.optim.Optimizer, # AdamW over its parameters
     step: int, # optimiser steps done
     ema: nn.Module|None = None, # running average of the weights, when used
+    beside: nn.Module|None = None, # what is trained along with the network, such as a domain classifier
 ) -> dict[str, Tensor]: # flat dictionary for `save_tensors`
     "All that an interrupted training needs to continue to the same result."
     flat = {f"net.{k}": v for k, v in net.state_dict().items()}
     for i, moments in optimizer.state_dict()["state"].items():
         flat |= {f"opt.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
     if ema is not None: flat |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
+    if beside is not None: flat |= {f"beside.{k}": v for k, v in beside.state_dict().items()}
     return flat | {"step": torch.tensor(step)}
 
 # %% ../../nbs/4_training/40_checkpoints.ipynb #84d86774
@@ -68,11 +70,13 @@ def unpack_state(
     net: nn.Module, # filled in place
     optimizer: torch.optim.Optimizer, # filled in place
     ema: nn.Module|None = None, # filled in place
+    beside: nn.Module|None = None, # filled in place
 ) -> int: # optimiser steps already done
     "Put a saved training back and say where it stopped."
     part = lambda p: {k.removeprefix(p): v for k, v in flat.items() if k.startswith(p)}
     net.load_state_dict(part("net."))
     if ema is not None: ema.load_state_dict(part("ema."))
+    if beside is not None: beside.load_state_dict(part("beside."))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in part("opt.").items():
         i, name = key.split(".", 1)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INPUT_OF', 'Labelled', 'each', 'read_clips', 'Batches', 'make_branch', 'Network', 'make_network', 'Objective',
-           'step_seed', 'augment', 'augment_together', 'count_steps', 'make_optimizer', 'step_loss', 'autocast', 'fit',
-           'predict']
+           'step_seed', 'augment', 'augment_together', 'count_steps', 'make_optimizer', 'Extra', 'step_loss',
+           'autocast', 'fit', 'predict']
 
 # %% ../../nbs/4_training/41_train.ipynb #bd2dfbd4
 from collections.abc import Callable
@@ -29,6 +29,7 @@ from ..branches.video import VideoBranch
 from ..config import FUSED, LossConfig, RunConfig, TrainConfig
 from ..core import MgrError, choose, progress, rng
 from ..losses.class_weights import class_weights
+from ..losses.long_tail import CosineClassifier, pick_loss, weighs_now
 from ..losses.semantic import SemanticHead, make_head, total_loss
 from ..preprocessing.augment import augment_joints, augment_video
 from ..preprocessing.layouts import convert, layout
@@ -145,6 +146,7 @@ def make_network(
     "Branch and head with weights drawn from the seed."
     torch.manual_seed(int(rng(seed, "init", name).integers(2**31)))
     branch = make_branch(name, store, cfg)
+    if cfg.loss.kind == "ldam-drw": branch.classifier = CosineClassifier(branch.D, store.K, cfg.loss.scale)
     variant = cfg.loss.ose_targets if cfg.loss.ose_lambda else "none"
     return Network(branch, make_head(variant, branch.D, store.meta.classes, seed=seed))
 
@@ -156,9 +158,9 @@ class Objective:
         y: np.ndarray, # (n,) labels of the source, which give the counts
         K: int, # number of classes
     ):
-        self.cfg = cfg
-        w = class_weights(np.bincount(y, minlength=K), cfg.weights, smooth=cfg.smooth, clip=cfg.clip)
-        self.w = torch.from_numpy(np.asarray(w, np.float32))
+        self.cfg, counts = cfg, np.bincount(y, minlength=K)
+        w = class_weights(counts, cfg.weights, smooth=cfg.smooth, clip=cfg.clip, beta=cfg.beta)
+        self.w, self.classify = torch.from_numpy(np.asarray(w, np.float32)), pick_loss(cfg, counts)
 
     def __call__(self,
         head: SemanticHead|None,
@@ -166,9 +168,11 @@ class Objective:
         feat: Tensor, # (N,D)
         y: Tensor, # (N,) int64
         weight: Tensor, # (N,) sample weights
+        progress: float = 1., # share of the training that has passed, for weights that come late
     ) -> tuple[Tensor, dict[str, Tensor]]: # () loss, and its parts
         v = None if head is None else head(feat.float())
-        return total_loss(logits.float(), y, self.w.to(logits.device), v, head, self.cfg, weight)
+        w = self.w.to(logits.device) if weighs_now(self.cfg, progress) else None
+        return total_loss(logits.float(), y, w, v, head, self.cfg, weight, self.classify)
 
 # %% ../../nbs/4_training/41_train.ipynb #9b7517f0
 def step_seed(
@@ -216,13 +220,30 @@ def make_optimizer(
     recipe: TrainConfig,
     steps: int, # in all, the cosine ends there
     lr_scale: float = 1., # of the recipe's learning rate; students use less than one
+    extra: nn.Module|None = None, # trained along
 ) -> tuple[torch.optim.Optimizer, CosineLRScheduler]:
     "AdamW without decay on biases and norms, and a cosine with linear warm-up that is a function of the step."
     lr = recipe.lr*lr_scale
-    opt = torch.optim.AdamW(param_groups_weight_decay(net, recipe.weight_decay), lr=lr)
+    groups = param_groups_weight_decay(net, recipe.weight_decay)
+    if extra is not None and [*extra.parameters()]: groups += param_groups_weight_decay(extra, recipe.weight_decay)
+    opt = torch.optim.AdamW(groups, lr=lr)
     warm = round(min(1., recipe.warmup/recipe.epochs)*steps)
     return opt, CosineLRScheduler(opt, t_initial=max(2, steps), lr_min=lr/100, warmup_t=warm, warmup_lr_init=lr/10,
                                   t_in_epochs=False)
+
+# %% ../../nbs/4_training/41_train.ipynb #5e1f0a02
+class Extra(nn.Module):
+    "A loss that a method adds to every step, perhaps with parameters of its own."
+    alone: tuple[int, ...] = ()  # halves that the objective leaves to it: 0 the source, 1 the pseudo-labelled
+    frozen: tuple[str, ...] = ()  # parameters of the network that stay, by the beginning of their names
+
+    def forward(self,
+        out, # Output(logits (N,K), feat (N,D)) of all halves, one after the other
+        halves: list[slice], # where each half lies
+        y: list[Tensor], # (n,) labels of each half
+        done: float, # share of the training that is over, in [0,1)
+    ) -> tuple[Tensor, dict[str, Tensor]]: # () loss in nats, and its parts
+        raise NotImplementedError
 
 # %% ../../nbs/4_training/41_train.ipynb #760416b1
 def step_loss(
@@ -230,22 +251,28 @@ def step_loss(
     head: SemanticHead|None,
     batches: tuple, # (x, y, weight) of the source, and of the pseudo-labelled clips when there are any
     change: Callable, # augmentation: (N,T,...) -> (N,T,...)
-    objective: Objective,
+    objective: Callable, # an Objective, or one with its progress filled in
     eta: float, # weight of the pseudo-labelled half
     precision: str, # 'bf16' or 'fp32'
     device: torch.device,
+    extra: Extra|None = None,
+    done: float = 0., # share of the training that is over, for `extra`
 ) -> tuple[Tensor, dict[str, float]]: # () loss, and its parts
     "One forward pass over both halves of a step."
     x = change(each(lambda *halves: torch.cat(halves), *(b[0] for b in batches)))
     x = each(lambda part: part.to(device), x)
     with autocast(device, precision): out = model(x)
-    loss, row, at = 0., {}, 0
+    loss, row, at, halves = 0., {}, 0, []
     for i, (_, y, weight) in enumerate(batches):
         here, at = slice(at, at + len(y)), at + len(y)
+        halves.append(here)
+        if extra is not None and i in extra.alone: continue
         part, terms = objective(head, out.logits[here], out.feat[here], y.to(device), weight.to(device))
         loss = loss + (eta if i else 1.)*part
         row |= {("pseudo_" if i else "") + k: float(t) for k, t in terms.items()}
-    return loss, row
+    if extra is None: return loss, row
+    part, terms = extra(out, halves, [y.to(device) for _, y, _ in batches], done)
+    return loss + part, row | {k: float(t) for k, t in terms.items()}
 
 def autocast(
     device: torch.device,
@@ -267,16 +294,21 @@ def fit(
     steps: int|None = None, # None: the recipe's epochs over the source
     lr_scale: float = 1.,
     state: Path|None = None, # file that keeps an unfinished training; removed at the end
+    begun: float = 0., # progress at the first step, for weights that come late; 1 for a student that continues
     max_batches: int|None = None, # stop early, for tests
+    extra: Extra|None = None, # what a method adds; None changes nothing
 ) -> list[dict[str, float]]: # one row per step: loss parts and learning rate
     "Train in place; an interrupted call with the same arguments goes on from its state file."
     recipe, objective = cfg.train[name], Objective(cfg.loss, source.y, store.K)
     steps = steps or count_steps(recipe, len(source.indices))
     accelerator = Accelerator()
     net.to(accelerator.device)  # before its running average copies it
+    if extra is not None:  # on one device only: processes would not share it
+        extra.to(accelerator.device)
+        for k, p in net.named_parameters(): p.requires_grad_(not k.startswith(extra.frozen))
     ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-    opt, sched = make_optimizer(net, recipe, steps, lr_scale)
-    start = unpack_state(load_tensors(state)[0], net, opt, ema) if state and state.exists() else 0
+    opt, sched = make_optimizer(net, recipe, steps, lr_scale, extra)
+    start = unpack_state(load_tensors(state)[0], net, opt, ema, extra) if state and state.exists() else 0
     stop, history = steps if max_batches is None else min(steps, start + max_batches), []
     model, opt = accelerator.prepare(net, opt)
     shard = (accelerator.process_index, accelerator.num_processes)
@@ -288,8 +320,9 @@ def fit(
         torch.manual_seed(step_seed(seed, step))  # dropout and the like
         draw = torch.Generator().manual_seed(step_seed(seed, step) + 1)  # augmentation: not the numbers of dropout again
         sched.step_update(step)
-        loss, row = step_loss(model, net.head, batches, lambda x: augment(name, x, cfg, draw), objective, eta,
-                              recipe.precision, accelerator.device)
+        now = partial(objective, progress=begun + (1 - begun)*step/steps)
+        loss, row = step_loss(model, net.head, batches, lambda x: augment(name, x, cfg, draw), now, eta,
+                              recipe.precision, accelerator.device, extra, step/steps)
         opt.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         if recipe.grad_clip: accelerator.clip_grad_norm_(model.parameters(), recipe.grad_clip)
@@ -297,8 +330,9 @@ def fit(
         if ema is not None: ema.update(net, step=step)
         history.append(row | {"lr": opt.param_groups[0]["lr"]})
         if state and (step + 1) % recipe.save_every == 0 and accelerator.is_main_process:
-            save_tensors(state, pack_state(net, opt, step + 1, ema), {"branch": name})
+            save_tensors(state, pack_state(net, opt, step + 1, ema, extra), {"branch": name})
     if ema is not None: net.load_state_dict(ema.module.state_dict())
+    if extra is not None: net.requires_grad_(True)
     if state and stop == steps: state.unlink(missing_ok=True)
     return history
 
