@@ -778,6 +778,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'mgr_paper/evidence/stats.py'),
                                           'mgr_paper.evidence.stats._accuracy': ( '7_evidence/stats.html#_accuracy',
                                                                                   'mgr_paper/evidence/stats.py'),
+                                          'mgr_paper.evidence.stats._all_weights': ( '7_evidence/stats.html#_all_weights',
+                                                                                     'mgr_paper/evidence/stats.py'),
                                           'mgr_paper.evidence.stats._class_mean': ( '7_evidence/stats.html#_class_mean',
                                                                                     'mgr_paper/evidence/stats.py'),
                                           'mgr_paper.evidence.stats._f1_macro': ( '7_evidence/stats.html#_f1_macro',

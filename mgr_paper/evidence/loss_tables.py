@@ -61,9 +61,9 @@ def ground_text(
     people = {p for s in scores for p in s["subject_id"][s["part"] == "test"]}
     clips = max(int((s["part"] == "test").sum()) for s in scores)
     listed = lambda values: ", ".join(map(str, sorted(set(values))))
-    return (f"Splits: {listed(k[1] for k in shared)}; seeds: {listed(k[2] for k in shared)}; {len(shared)} trainings a row "
-            f"that all rows share ({listed(k[0] for k in shared)}); {len(people)} test people, up to {clips} test clips a split. "
-            "Intervals: 95 %, over people and their videos.")
+    return (f"Splits: {listed(k[1] for k in shared)}; seeds: {listed(k[2] for k in shared)}; "
+            f"{len(shared)} trainings a row, which all rows share ({listed(k[0] for k in shared)}); "
+            f"{len(people)} test people, up to {clips} clips a split. Intervals: 95 %, over people and their videos.")
 
 # %% ../../nbs/7_evidence/73c_loss_tables.ipynb #a73c0012
 def takeaway(
