@@ -618,6 +618,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'mgr_paper/evidence/pipeline.py'),
                                              'mgr_paper.evidence.pipeline.open_task': ( '7_evidence/pipeline.html#open_task',
                                                                                         'mgr_paper/evidence/pipeline.py'),
+                                             'mgr_paper.evidence.pipeline.peak_mb': ( '7_evidence/pipeline.html#peak_mb',
+                                                                                      'mgr_paper/evidence/pipeline.py'),
                                              'mgr_paper.evidence.pipeline.proposed': ( '7_evidence/pipeline.html#proposed',
                                                                                        'mgr_paper/evidence/pipeline.py'),
                                              'mgr_paper.evidence.pipeline.run_adapt': ( '7_evidence/pipeline.html#run_adapt',

@@ -179,20 +179,36 @@ class Artefact:
     ends: tuple[str, ...] # their extensions
     data: tuple[str, ...] = tuple(DATA) # data sets on which its question can be asked
     store: bool = False # reads clips, the others records
+    stamped: bool = True # its name says where data were simulated; False: nothing in it comes from the data set
 
 TABLES = { # notebook -> its files
     "t0_main": Artefact(("t0_main_all_source_people_f1_micro", "t0_main_all_source_people_f1_macro",
                          "t0_by_split_all_source_people"), TABLE),
-    "f1_pipeline": Artefact(("f1_pipeline",), PICTURE, store=True),
-    "f2_long_tail": Artefact(("f2_long_tail",), PICTURE),
-    "f6_reliability": Artefact(("f6_reliability",), PICTURE),
-    "f7_confusion": Artefact(("f7_confusion_before",), PICTURE),
-    "f12_rounds": Artefact(("f12_rounds",), PICTURE),
+    "t1_published": Artefact(("t1_published", "t1_neighbours"), TABLE, ("synth", "imigue"), stamped=False),
+    "t2_losses": Artefact(("t2_losses_f1_micro", "t2_losses_f1_macro"), TABLE),
     "t3_adaptation": Artefact(("t3_adaptation_all_source_people_f1_micro", "t3_inductive_all_source_people_f1_micro",
                                "t3_differences_all_source_people_f1_micro"), TABLE),
+    "t5_long_tail": Artefact(("t5_long_tail_f1_micro", "t5_long_tail_f1_macro", "t5_recall"), TABLE),
+    "t6_crop": Artefact(("t6_crop_f1_micro", "t6_crop_f1_macro", "t6_crop_differences_f1_micro"), TABLE, ("synth",)),
     "t7_pseudo_labels": Artefact(("t7_pseudo_labels_all_source_people", "t7_carried_all_source_people"), TABLE),
+    "t8_layouts": Artefact(("t8_layouts_f1_micro", "t8_layouts_f1_macro", "t8_layouts_differences_f1_micro"), TABLE, ("synth",)),
+    "t9_targets": Artefact(tuple(f"t9_{rows}_{stat}" for rows in ("targets", "lambda") for stat in ("f1_micro", "f1_macro")), TABLE),
+    "f1_pipeline": Artefact(("f1_pipeline",), PICTURE, store=True),
+    "f2_long_tail": Artefact(("f2_long_tail",), PICTURE),
+    "f3_embeddings": Artefact(("f3_embeddings", "f3_features"), PICTURE,
+                              tuple(d for d in DATA if d in ("synth", "utd-mhad") or d.startswith("imigue"))),
     "f4_threshold": Artefact(("f4_threshold",), PICTURE),
     "f5_noise_breakeven": Artefact(("f5_noise_breakeven",), PICTURE),
+    "f6_reliability": Artefact(("f6_reliability",), PICTURE),
+    "f7_confusion": Artefact(("f7_confusion_before",), PICTURE),
+    "f8_contrast": Artefact(("f8_contrast",), PICTURE + TABLE, ("synth",)),
+    "f9_people": Artefact(("f9_people",), PICTURE + TABLE),
+    "f10_cost": Artefact(("f10_cost",), PICTURE + TABLE),
+    "f12_rounds": Artefact(("f12_rounds",), PICTURE),
+    "o0_ours": Artefact(("o0_pools",), TABLE, ("utd-mhad",)),
+    "v0_verdict": Artefact(("v0_verdict",), TABLE),
+    "c0_claims": Artefact(("c0_claims",), TABLE),
+    "c1_prototype": Artefact(("c1_prototype",), TABLE),
 }
 
 def tables_of(
@@ -208,5 +224,5 @@ def table_files(
 ) -> list[Path]: # absolute
     "The files that a table or figure notebook makes."
     made = TABLES[choose(name, TABLES, "table or figure")]
-    stamp = "_simulated" if DATA[choose(data, DATA, "data set")].simulated else ""
+    stamp = "_simulated" if made.stamped and DATA[choose(data, DATA, "data set")].simulated else ""
     return [settings().figures/tier/data/f"{stem}{stamp}{end}" for stem in made.stems for end in made.ends]

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['open_store', 'Task', 'open_task', 'proposed', 'write', 'halves', 'feature_cosine', 'train_branch', 'heldout_network',
-           'run_heldout', 'run_source', 'seen_clips', 'choose_tau', 'Choices', 'heldout_scores', 'choose_from',
-           'make_choices', 'half_of', 'half_of_people', 'run_adapt', 'execute']
+           'peak_mb', 'run_heldout', 'run_source', 'seen_clips', 'choose_tau', 'Choices', 'heldout_scores',
+           'choose_from', 'make_choices', 'half_of', 'half_of_people', 'run_adapt', 'execute']
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #32085ed8
+import resource
+import sys
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -184,6 +186,10 @@ def heldout_network(
     run = replace(task.run, kind="heldout", variant=trained_as(task.run.variant))
     return task.work/run.folder/f"{branch}{run.suffix}-{k}.safetensors"
 
+def peak_mb() -> float: # MB, Python and torch included
+    "The most memory that this process has held so far, for whatever it did."
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == "darwin" else 2**10)
+
 def run_heldout(
     task: Task,
     branch: str,
@@ -214,7 +220,7 @@ def run_source(
         "branch": branch, "config": to_dict(task.cfg), "classes": list(task.store.meta.classes)})
     loss = np.array([h["loss"] for h in history])
     return write(task, task.run.outputs()[0], branch, scores, seconds,
-                 parameters=sum(p.numel() for p in net.parameters()),
+                 parameters=sum(p.numel() for p in net.parameters()), peak_mb=peak_mb(),
                  feature_cosine=feature_cosine(net, branch, task.store, task.split.target, task.cfg),
                  loss=[float(x.mean()) for x in np.array_split(loss, min(20, len(loss)))])
 

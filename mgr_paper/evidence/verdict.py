@@ -106,7 +106,8 @@ def break_even_text(
                  "harm": [n for n, (_, (_, low, _)) in found.items() if low > limit]}
         sides["are not shown to do either for"] = [n for n in found if n not in sides["help"] + sides["harm"]]
         said = "; they ".join(f"{word} {listed(names)}" for word, names in sides.items() if names)
-        out.append(f"With {kind} noise, labels harm under an accuracy of {listed([f'{t} for {n}' for n, (t, _) in found.items()])} "
+        at = listed([f"{text} for {n}" for n, (text, _) in found.items()])
+        out.append(f"With {kind} noise, labels harm under an accuracy of {at} "
                    f"({runs} runs, {people} people); labels that are {100*limit:.0f} % right {said}.")
     return " ".join(out) or "Accuracy under which labels harm: not run."
 
