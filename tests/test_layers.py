@@ -18,7 +18,7 @@ TORCH_FREE = ('core setting config records batch preprocessing.layouts preproces
               'preprocessing.simulate preprocessing.videos '
               'losses.class_weights fusion.calibrate fusion.vote fusion.baselines adaptation.cmpl evidence.metrics evidence.stats '
               'evidence.experiments evidence.results evidence.tables evidence.figures evidence.watch '
-              'evidence.submission evidence.adaptation_tables adaptation.noise').split()
+              'evidence.published evidence.people_figures evidence.submission evidence.adaptation_tables adaptation.noise').split()
 HEAVY = {'torch', 'torchvision', 'timm', 'accelerate'}
 
 
