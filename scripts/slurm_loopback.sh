@@ -32,7 +32,7 @@ up() {
   if [ -e $CONF/slurm.conf ] && ! ours; then die "$CONF/slurm.conf is of another Slurm; this script leaves it alone"; fi
   if ours && sinfo >/dev/null 2>&1; then say "already up"; return; fi
   local cpus memory
-  cpus=$(nproc); memory=$(awk '/MemTotal/ {print int($2/1024*.9)}' /proc/meminfo)
+  cpus=$(nproc --all); memory=$(awk '/MemTotal/ {print int($2/1024*.9)}' /proc/meminfo)
   mkdir -p $CONF $STATE/{ctld,d}
   cat > $CONF/slurm.conf <<END
 $MARK

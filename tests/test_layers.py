@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCH_FREE = ('core setting config records batch preprocessing.layouts preprocessing.store preprocessing.synth '
+TORCH_FREE = ('core setting loss_settings config records batch preprocessing.layouts preprocessing.store preprocessing.synth '
               'preprocessing.safe_pickle preprocessing.skeleton_files preprocessing.pose_json '
               'preprocessing.synth_motion preprocessing.synth_video preprocessing.utd_mhad preprocessing.saliency '
               'preprocessing.frames preprocessing.imigue preprocessing.pose_worker preprocessing.pose '
@@ -18,7 +18,8 @@ TORCH_FREE = ('core setting config records batch preprocessing.layouts preproces
               'preprocessing.simulate preprocessing.videos '
               'losses.class_weights fusion.calibrate fusion.vote fusion.baselines adaptation.cmpl evidence.metrics evidence.stats '
               'evidence.experiments evidence.results evidence.tables evidence.figures evidence.watch '
-              'evidence.published evidence.people_figures evidence.submission evidence.adaptation_tables adaptation.noise').split()
+              'evidence.published evidence.people_figures evidence.submission evidence.loss_tables evidence.geometry_figures evidence.adaptation_tables adaptation.noise '
+              'evidence.fusion_tables evidence.diversity evidence.fusion_figures').split()
 HEAVY = {'torch', 'torchvision', 'timm', 'accelerate'}
 
 

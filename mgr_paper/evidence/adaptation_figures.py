@@ -44,10 +44,14 @@ def threshold_figure(
         left.axhline(s["stream"], color=colour, ls=dash, lw=.7)
         left.plot(s["coverage"][near], s["precision"][near], "o", mfc="none", color=colour, ms=9)
         mid.plot(tau, 100*s["worth"], dash, color=colour, label=name)
-    for g in range(0, len(tau), max(1, len(tau)//4)):
-        left.annotate(f"{tau[g]:.2f}", (s["coverage"][g], s["precision"][g]), (3, 4), textcoords="offset points", fontsize=7)
+    last, width = np.inf, np.ptp(left.get_xlim())
+    for x, y, t in zip(s["coverage"], s["precision"], tau):
+        if abs(last - x) < .13*width or np.isnan(y): continue  # numbers would lie on one another
+        left.annotate(f"{t:.2f}", (x, y), (3, 4), textcoords="offset points", fontsize=7)
+        last = x
     left.set(xlabel="coverage", ylabel="precision of the kept labels", title="numbers: the floor")
-    left.legend(loc="lower left")
+    left.legend(loc="best")
+    left.margins(x=.08)
     mid.axvspan(min(chosen) - .005, max(chosen) + .005, color="#dddddd", lw=0, zorder=0)
     mid.set(xlabel="floor τ", ylabel="coverage × (precision − mean stream), %", title="grey: the floors that were chosen")
     for i, (name, rows) in enumerate(gains.items()):
@@ -57,7 +61,9 @@ def threshold_figure(
     right.axhline(0, color="#777777", lw=.8)
     right.set(xlabel="floor τ", ylabel="gain over no adaptation, points", xlim=(tau[0] - .05, tau[-1] + .05))
     if gains: right.legend(loc="center left", bbox_to_anchor=(1.01, .5))
-    else: right.text(.5, .6, "adaptation at fixed floors:\nnot run", ha="center", transform=right.transAxes)
+    else:
+        right.set_yticks([])
+        right.text(.5, .6, "adaptation at fixed floors:\nnot run", ha="center", transform=right.transAxes)
     for ax in (left, mid, right): ax.grid()
     return settle(fig)
 
@@ -95,7 +101,7 @@ def break_even_figure(
         top.set(title=p["title"])
         low.set(xlabel="label accuracy", ylim=(-max(1, len(streams)) + .4, .6), xlim=(.24, 1.06))
         low.tick_params(axis="y", length=0)
-        if not streams: top.text(.5, .5, "not run", ha="center", transform=top.transAxes)
+        if not streams: top.text(.2, .5, "not run", ha="center", transform=top.transAxes)
     axes[0, 0].set_ylabel("gain over no adaptation, points")
     shown = next((list(p["gains"]) for p in panels if p["gains"]), [])
     axes[1, 0].set_yticks([-i for i in range(len(shown))], [look(n)["label"] for n in shown], fontsize=7)

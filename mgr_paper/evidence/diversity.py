@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .fusion_tables import Draws, shown
-from .results import Results, Key, before_of, label, panel
+from .results import Key, Results, before_of, label, panel
 from .experiments import METHOD_LABEL
 from .stats import Interval, holm, interval_text, sign_flip
 from ..fusion.vote import vote
@@ -59,8 +59,9 @@ def kinds(
     results: Results,
     settings: tuple[str, ...],
 ) -> list[tuple[str, int, str]]: # (method, round, variant) that every one of the settings has, but 'source'
-    "Every kind of adaptation in the records: methods, their rounds and their variants."
-    found = {(k.method, k.round, k.variant) for k in results.records if k.method != "source" and k.setting in settings}
+    "Every kind of adaptation in the records: methods, their rounds and their variants, but not the points of a sweep."
+    found = {(k.method, k.round, k.variant) for k in results.records if k.setting in settings
+             and k.method not in ("source", "noise") and not k.variant.startswith("floor-")}  # F4 and F5 sweep those
     order = lambda kind: (kind[2], list(METHOD_LABEL).index(kind[0]), kind[1])  # the method itself before its variants
     return [(m, r, v) for m, r, v in sorted(found, key=order)
             if set(settings) <= {k.setting for k in results.keys(m, r, variant=v)}]
@@ -157,9 +158,11 @@ def measure_text(
 def change_table(
     results: Results,
     settings: tuple[str, ...],
-) -> pd.DataFrame: # rows kinds of adaptation: change of each measure, p of the vote's gain over its mean stream
+    known: dict|None = None, # what `changes` gives for them, where it is there already
+) -> pd.DataFrame: # rows kinds of adaptation: change of each measure, p of the vote and of its gain over its mean stream
     "What each kind of adaptation changes, on the runs and clips that it adapted."
-    found, deltas, rows, M = before_after(results, settings), changes(results, settings), [], len(results.branches)
+    found, rows, M = before_after(results, settings), [], len(results.branches)
+    deltas = changes(results, settings) if known is None else known
     for name, f in found.items():
         d = {k: person_changes(f["before"], f["after"], k, M) for k in ("equal_vote", "over_mean")}
         rows.append({"adaptation": name} | {f"Δ {MEASURES[k]}": measure_text(k, deltas[name][k][2], True) for k in MEASURES}

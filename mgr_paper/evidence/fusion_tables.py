@@ -16,9 +16,8 @@ import pandas as pd
 
 from .experiments import DATA
 from .results import Key, Results, before_of, label, panel, stages, stream_predictions
-from .stats import (STATISTICS, Interval, by_person, draw_weights, effect_size, holm, interval_text, mcnemar, pooled,
-                                      sign_flip, units)
-from ..core import MgrError
+from .stats import (Interval, by_person, draw_weights, effect_size, holm, interval_text, mcnemar, sign_flip, units)
+from ..core import MgrError, choose
 from ..fusion.baselines import RULES, HeldOut, choose_C, combine, fit_stack
 
 # %% ../../nbs/7_evidence/73e_fusion_tables.ipynb #c7350006
@@ -65,20 +64,22 @@ class Draws:
 # %% ../../nbs/7_evidence/73e_fusion_tables.ipynb #c7350007
 def replicates(
     draws: Draws,
-    stat: str, # a name in STATISTICS
+    stat: str, # 'f1_micro' or 'f1_macro'
     y: np.ndarray, # (N,) int64
     pred: np.ndarray, # (N,) int64
     groups: tuple,
 ) -> np.ndarray: # (n+1,) NaN where nobody of the run was drawn
-    "One run's statistic under every draw."
+    "One run's F1 under every draw; of macro-F1 only clips right, true and predicted of each class are counted."
+    choose(stat, ("f1_micro", "f1_macro"), "statistic")
     K = int(max(y.max(), pred.max())) + 1
-    micro = stat in ("f1_micro", "top1", "accuracy")
-    X = np.stack([pred == y, pred != y], 1) if micro else np.eye(K*K)[y*K + pred]
+    true, said = np.eye(K)[y], np.eye(K)[pred]
+    X = np.stack([pred == y, np.ones(len(y))], 1) if stat == "f1_micro" else np.concatenate([true*said, true, said], 1)
     S = draws.sums(X.astype(float), groups)
-    some = S.sum(1) > 0
-    C = np.where(some[:, None], S, 1)
-    value = C[:, 0]/C.sum(1) if micro else STATISTICS[stat](C.reshape(-1, K, K))
-    return np.where(some, value, np.nan)
+    with np.errstate(all="ignore"):
+        if stat == "f1_micro": return S[:, 0]/S[:, 1]
+        right, n, named = np.split(S, 3, axis=1)
+        f1 = 2*right/(n + named)
+        return np.where(n > 0, f1, 0).sum(1)/(n > 0).sum(1)
 
 # %% ../../nbs/7_evidence/73e_fusion_tables.ipynb #c7350010
 def protocols(
@@ -110,6 +111,7 @@ class Fusions:
     "Every rule of fusion for every run, each stacker fitted once."
     results: Results
     _stacks: dict = field(default_factory=dict, repr=False)
+    _answers: dict = field(default_factory=dict, repr=False)
 
     def held(self, key: Key) -> tuple[tuple, HeldOut]: # what it is shared by, scores
         "Held-out source people of a run."
@@ -123,10 +125,12 @@ class Fusions:
 
     def answers(self, key: Key) -> dict[str, np.ndarray]: # rule -> (N,K), sums to 1
         "What every rule makes of the test clips of a run."
+        if key in self._answers: return self._answers[key]
         shared, held = self.held(key)
         if shared not in self._stacks: self._stacks[shared] = fit_stack(held, choose_C(held)[0])
         p = panel(self.results, key)
-        return {r: combine(r, p.logits, held, p.temperature, p.weights, self._stacks[shared]) for r in RULES}
+        found = {r: combine(r, p.logits, held, p.temperature, p.weights, self._stacks[shared]) for r in RULES}
+        return self._answers.setdefault(key, found)
 
 # %% ../../nbs/7_evidence/73e_fusion_tables.ipynb #c7350016
 def ece_counts(
@@ -215,11 +219,10 @@ def fusion_table(
 def by_run(
     results: Results,
     settings: tuple[str, ...],
-    skip: tuple[str, ...] = ("cmpl-inductive",), # scored on other clips
 ) -> dict[tuple[str, int], dict]: # (method, round) -> (setting, seed) -> (predictions, y, groups)
     "Predictions of every method, to be paired by split and seed."
     return {(m, r): {(k.setting, k.seed): stream_predictions(results, k) for k in results.keys(m, r, settings)}
-            for m, r in stages(results, settings) if m not in skip}
+            for m, r in stages(results, settings) if m != "noise" and "inductive" not in m}  # F5's labels; other clips
 
 def significance_table(
     results: Results,

@@ -98,7 +98,7 @@ def feature_figure(
         for ax, name, (colour, dash) in zip(line, columns, LINES):
             runs, head = cosines[branch][name], "" if i else name
             if not runs:
-                ax.set(xticks=[], yticks=[])
+                ax.set(xticks=[], yticks=[], box_aspect=1)
                 ax.set_title(head, fontsize=9)
                 ax.text(.5, .5, "not run", transform=ax.transAxes, ha="center", va="center", color="#888888")
                 continue
@@ -112,5 +112,5 @@ def feature_figure(
     if image is not None:
         fig.colorbar(image, ax=axes[:, :-1], label="cosine", location="bottom", shrink=.5, aspect=40)
         drawn = {line.get_label(): line for ax in axes[:, -1] for line in ax.lines}
-        fig.legend(drawn.values(), drawn.keys(), loc="outside lower right", ncols=len(drawn), fontsize=8)
+        axes[-1, -1].legend(drawn.values(), drawn.keys(), loc="upper center", bbox_to_anchor=(.5, -.4), ncols=2, fontsize=8)
     return settle(fig)

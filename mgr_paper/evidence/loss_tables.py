@@ -25,7 +25,7 @@ def tailed(results: Results) -> tuple[str, ...]: # splits, sorted
 def grounds(
     results: Results,
     variants: tuple[str, ...], # names, 'default' for the method itself
-) -> dict[str, tuple[str, ...]]: # '' -> splits of the table; 'balanced' -> those without a tail, where a variant was run on them
+) -> dict[str, tuple[str, ...]]: # '' -> splits of the table; 'balanced' -> others on which a variant was run
     "Splits with a tail, which these losses are about, apart from balanced ones."
     tail, every = tailed(results), {k.setting for k in results.records}
     ran = {k.setting for k in results.records if k.variant and k.variant in variants}
@@ -61,9 +61,9 @@ def ground_text(
     people = {p for s in scores for p in s["subject_id"][s["part"] == "test"]}
     clips = max(int((s["part"] == "test").sum()) for s in scores)
     listed = lambda values: ", ".join(map(str, sorted(set(values))))
-    return (f"Splits: {listed(k[1] for k in shared)}; seeds: {listed(k[2] for k in shared)}; {len(shared)} trainings a row that "
-            f"all rows share ({listed(k[0] for k in shared)}); {len(people)} test people, up to {clips} test clips a split. "
-            "Intervals: 95 %, over people and their videos.")
+    return (f"Splits: {listed(k[1] for k in shared)}; seeds: {listed(k[2] for k in shared)}; "
+            f"{len(shared)} trainings a row, which all rows share ({listed(k[0] for k in shared)}); "
+            f"{len(people)} test people, up to {clips} clips a split. Intervals: 95 %, over people and their videos.")
 
 # %% ../../nbs/7_evidence/73c_loss_tables.ipynb #a73c0012
 def takeaway(
@@ -75,9 +75,9 @@ def takeaway(
     p = differences["p (Holm)"].str.replace("< ", "").astype(float)
     clear, where = p < .05, "branch" if "branch" in differences else "classes"
     say = lambda i: f"{differences.row[i]} on {differences[where][i]} {differences.difference[i]} points"
-    text = f"Of {len(p)} differences against {differences.against[0]}, {(value > 0).sum()} are gains; "
+    text = f"Of {len(p)} differences against {differences.against[0]}, {(value > 0).sum()} point up; "
     up, down = (clear & (value > 0)).sum(), (clear & (value < 0)).sum()
-    text += f"{clear.sum()} have a corrected p below 0.05 ({up} gains, {down} losses). "
+    text += f"{up + down} have a corrected p below 0.05 ({up} up, {down} down). "
     return text + f"Largest: {say(value.idxmax())}; smallest: {say(value.idxmin())}."
 
 # %% ../../nbs/7_evidence/73c_loss_tables.ipynb #a73c0013

@@ -95,8 +95,8 @@ def page(
     out = ["<!-- Written by `mgr-paper reproduce` from what lies beside it. Do not edit. -->",
            f"# Tables and figures, {tier} tier",
            "Each line is computed from the records in "
-           f"[`{records}`]({records}) by the notebook it links to, and so is everything below it. Intervals are 95 % over people "
-           "and their videos; numbers marked as simulated say nothing about real people.",
+           f"[`{records}`]({records}) by the notebook it links to, and so is everything below it. Intervals are 95 % "
+           "over people and their videos; numbers marked as simulated say nothing about real people.",
            "\n".join(["| | question | " + " | ".join(map(name, sets)) + " |", "|---|---|" + "---|"*len(sets)]
                      + [f"| [{e.id}](#{e.id.lower()}) | {cell(e.title)} | "
                         + " | ".join(cell(takeaway(e, results/d)) for d in sets) + " |" for e in found])]

@@ -9,6 +9,7 @@ __all__ = ['STATISTICS', 'Interval', 'units', 'draw_weights', 'replicates', 'poo
 # %% ../../nbs/7_evidence/71_stats.ipynb #993720a2
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 import numpy as np
 from scipy import optimize, special, stats
 from ..core import MgrError, choose, rng
@@ -79,16 +80,22 @@ def _run_values(
         every = (np.repeat(np.arange(len(y)), w[video].astype(int)) for w in W)
         return np.array([stat(y[i], *(p[i] for p in preds)) if len(i) else np.nan for i in every], float)
     K, values = int(max(y.max(), *(p.max() for p in preds))) + 1, []
-    cell = np.unique(video)                              # the videos of this run among all
+    by_class = STATISTICS[stat] is not _accuracy         # which asks for no classes
     for p in preds:
-        parts, place = np.zeros((3, len(cell), K)), np.searchsorted(cell, video)
-        for i, (column, count) in enumerate(((y, p == y), (y, 1), (p, 1))): np.add.at(parts[i], (place, column), count)
-        counts = W[:, cell] @ parts                      # right, true, predicted: (3,n,K)
+        parts = np.zeros((W.shape[1], 3, K if by_class else 1))
+        for i, (column, count) in enumerate(((y, p == y), (y, 1), (p, 1))):
+            np.add.at(parts, (video, i, column if by_class else 0), count)
+        counts = (W @ parts.reshape(len(parts), -1)).reshape(len(W), 3, -1).swapaxes(0, 1)  # right, true, predicted: (3,n,K)
         some = counts[1].sum(-1) > 0
         values.append(np.where(some, STATISTICS[stat](*np.where(some[:, None], counts, 1)), np.nan))
     return values[0] if len(preds) == 1 else values[0] - values[1]
 
 # %% ../../nbs/7_evidence/71_stats.ipynb #c79d0326
+@lru_cache(maxsize=4)  # tables ask for the same people again and again
+def _all_weights(owner:bytes, n:int, seed:int):  # row 0: everybody once, the value itself
+    owner = np.frombuffer(owner, np.int64)
+    return np.concatenate([np.ones((1, len(owner))), draw_weights(owner, n, seed)])
+
 def replicates(
     stat, # a name in STATISTICS, or a function of (y, *preds)
     runs:list, # tuples (y, pred, groups), or (y, a, b, groups) for differences; people and videos matched by name
@@ -104,8 +111,7 @@ def replicates(
             raise MgrError(f'{len(y)} labels and predictions of {[len(p) for p in preds]} clips', 'give the same clips')
     videos = sorted({u for *_, us in runs for u in us})
     people, owner = np.unique([p for p, _ in videos], return_inverse=True)
-    column, W = {u: i for i, u in enumerate(videos)}, draw_weights(owner, n, seed)
-    W = np.concatenate([np.ones((1, len(videos))), W])                        # row 0: everybody once, the value itself
+    column, W = {u: i for i, u in enumerate(videos)}, _all_weights(owner.tobytes(), n, seed)
     place = lambda us: np.array([column[u] for u in us])
     return np.nanmean([_run_values(stat, y, preds, place(us), W) for y, preds, us in runs], axis=0), len(people)
 

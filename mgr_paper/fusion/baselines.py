@@ -35,7 +35,7 @@ def best_stream(
     return int((held.logits.argmax(-1) == held.y).mean(1).argmax())
 
 # %% ../../nbs/5_fusion/52_fusion_baselines.ipynb #c5200012
-GRID = (.001, .01, .1, 1.)  # ours
+GRID = (.01, .1, 1.)  # ours
 
 def log_probs(
     logits: np.ndarray, # (M,N,K)
@@ -48,7 +48,7 @@ def fit_stack(
     C: float, # inverse strength of the penalty
 ) -> LogisticRegression:
     "A logistic regression on the log-probabilities of all streams."
-    return LogisticRegression(C=C, max_iter=500).fit(log_probs(held.logits), held.y)
+    return LogisticRegression(C=C, max_iter=500, tol=1e-3).fit(log_probs(held.logits), held.y)
 
 def stack_probs(
     model: LogisticRegression,

@@ -1,0 +1,107 @@
+"The graph is killed, and goes on; a notebook that fails is kept and stops no other; figures come back byte for byte."
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mgr_paper.config import settings
+from mgr_paper.core import root
+from mgr_paper.evidence.experiments import table_files
+
+HERE, BENCH = root(), settings().figures/"bench"
+CALL = [sys.executable, "-c", "from mgr_paper.cli import main; main()", "reproduce"]
+needs_records = pytest.mark.skipif(not (BENCH/"records"/"synth").is_dir(), reason="no committed records")
+
+
+@pytest.fixture
+def clone(tmp_path):
+    "A project folder with the committed records, notebooks that may be changed, and nothing else."
+    for name in ("Snakefile", "settings.ini", "profiles"): (tmp_path/name).symlink_to(HERE/name)
+    shutil.copytree(HERE/"nbs"/"ablations", tmp_path/"nbs"/"ablations")
+    (tmp_path/"figures"/"bench").mkdir(parents=True)
+    (tmp_path/"figures"/"bench"/"records").symlink_to(BENCH/"records")
+    return tmp_path
+
+
+def environment(clone):
+    return {k: v for k, v in os.environ.items() if not k.startswith("MGR_")} | {"MGR_ROOT": str(clone), "PYTHONPATH": str(HERE)}
+
+
+def reproduce(clone, *words):
+    return subprocess.run([*CALL, *words], env=environment(clone), cwd=clone, capture_output=True, text=True)
+
+
+def of(clone, name):
+    "Files of a table in the clone, with the committed ones."
+    return [(clone/p.relative_to(HERE), p) for p in table_files(name, "bench", "synth")]
+
+
+def spoil(clone, name):
+    "A notebook whose third code cell fails."
+    path = clone/"nbs"/"ablations"/f"{name}.ipynb"
+    nb = json.loads(path.read_text())
+    code = [c for c in nb["cells"] if c["cell_type"] == "code"]
+    code[2]["source"] = ["raise ValueError('spoilt on purpose')"]
+    path.write_text(json.dumps(nb))
+
+
+@needs_records
+def test_a_failed_notebook_is_kept_and_stops_no_other_and_figures_are_the_committed_bytes(clone):
+    spoil(clone, "f7_confusion")
+    words = ("--tier", "bench", "--data", "synth", "--only", "figures,f7_confusion,f2_long_tail", "--jobs", "1")
+    done = reproduce(clone, *words)
+    assert done.returncode == 1 and "failed: table f7_confusion" in done.stdout, done.stdout + done.stderr
+    kept = clone/"runs"/"bench"/"tables"/"synth"/"f7_confusion.ipynb"
+    assert "spoilt on purpose" in kept.read_text() and not any(new.exists() for new, _ in of(clone, "f7_confusion"))
+    for new, old in of(clone, "f2_long_tail"): assert new.read_bytes() == old.read_bytes(), new.name
+    shutil.copy(HERE/"nbs"/"ablations"/"f7_confusion.ipynb", clone/"nbs"/"ablations")
+    before = {new: new.stat().st_mtime_ns for new, _ in of(clone, "f2_long_tail")}
+    done = reproduce(clone, *words)  # goes on with what is missing, and only with that
+    assert done.returncode == 0 and "1 steps to do" in done.stdout, done.stdout + done.stderr
+    assert before == {new: new.stat().st_mtime_ns for new in before}
+    for new, old in of(clone, "f7_confusion"): assert new.read_bytes() == old.read_bytes(), new.name
+    assert (clone/"figures"/"README.md").is_file()
+
+
+@needs_records
+def test_killed_in_the_middle_it_goes_on(clone):
+    "Killed with all its children after its first table; then the same command makes the rest."
+    words = ("--tier", "bench", "--data", "synth", "--only", "figures,f2_long_tail,f7_confusion", "--jobs", "1")
+    first = subprocess.Popen([*CALL, *words], env=environment(clone), cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             text=True, start_new_session=True)
+    assert any(line.startswith("[  1/2]") for line in first.stdout)
+    time.sleep(1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    made = [name for name in ("f2_long_tail", "f7_confusion") if all(new.exists() for new, _ in of(clone, name))]
+    assert len(made) == 1, made
+    done = reproduce(clone, *words)
+    assert done.returncode == 0 and "1 steps to do" in done.stdout, done.stdout + done.stderr
+    assert all(new.exists() for name in ("f2_long_tail", "f7_confusion") for new, _ in of(clone, name))
+
+
+@pytest.mark.slow
+def test_training_killed_in_the_middle_gives_the_same_scores(tmp_path):
+    "The smoke tier, killed twice while it trains, against one that was left alone."
+    folders = {name: tmp_path/name for name in ("left alone", "killed")}
+    for folder in folders.values():
+        folder.mkdir()
+        for name in ("Snakefile", "profiles", "nbs"): (folder/name).symlink_to(HERE/name)
+        (folder/"settings.ini").write_text("[reproduce]\ntier = smoke\n[plan smoke synth]\nsplits = subjects\nseeds = 0\nmethods = cmpl\n")
+    words = ("--tier", "smoke", "--data", "synth")
+    for ends in ("[  1/", "[  4/"):
+        one = subprocess.Popen([*CALL, *words], env=environment(folders["killed"]), cwd=folders["killed"], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        assert any(line.startswith(ends) for line in one.stdout)
+        time.sleep(6)  # a training is under way
+        os.killpg(one.pid, signal.SIGKILL)
+        one.wait()
+    for folder in folders.values(): assert reproduce(folder, *words).returncode == 0
+    one, two = (sorted(p.relative_to(f) for p in (f/"figures"/"smoke"/"records").rglob("*.npz")) for f in folders.values())
+    assert one == two and one
+    for p in one: assert (folders["left alone"]/p).read_bytes() == (folders["killed"]/p).read_bytes(), p
