@@ -1,4 +1,5 @@
 """The batch graph: what it would run, and when it does nothing."""
+import json
 import os
 import subprocess
 import sys
@@ -147,10 +148,9 @@ def test_a_store_is_made_with_the_settings_that_name_it(tmp_path):
     found = graph.stores([Run("source", "synth", "subjects", False, 0, "joint", variant=v) for v in ("crop-person", "size-96", "contrast-35")],
                          "bench", "synth")
     for path, changes in found.items():
-        words = shlex.split(graph.store_options("bench", "synth", changes))
-        assert words[:2] == ["--tier", "bench"] and words[2::2] == ["--set"]*len(changes)
-        assert store_path(tier_config("bench", "synth", settings_of(words[3::2]))) == path
-    assert graph.store_options("bench", "utd-mhad", {}) == ""
+        where, *words = shlex.split(graph.store_words(str(path), changes))
+        assert where == str(path) and words[::2] == ["--set"]*len(changes)
+        assert store_path(tier_config("bench", "synth", settings_of(words[1::2]))) == path
 
 
 @pytest.mark.slow
@@ -179,3 +179,5 @@ variants = default crop-full
     assert code == 0, out + err
     records = sorted(p.relative_to(clone/"figures"/"smoke"/"records").as_posix() for p in (clone/"figures").rglob("joint.json"))
     assert records == ["synth/subjects/seed0/source/joint.json", "synth/subjects/seed0/source@crop-full/joint.json"]
+    made = [json.loads(p.read_text()) for p in (clone/"runs"/"stores").rglob("store.json")]
+    assert len({m["fingerprint"] for m in made}) == 2  # two stores, and not twice the same clips
