@@ -854,6 +854,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'mgr_paper/evidence/tables.py'),
                                            'mgr_paper.evidence.tables.save_table': ( '7_evidence/tables.html#save_table',
                                                                                      'mgr_paper/evidence/tables.py'),
+                                           'mgr_paper.evidence.tables.save_takeaway': ( '7_evidence/tables.html#save_takeaway',
+                                                                                        'mgr_paper/evidence/tables.py'),
                                            'mgr_paper.evidence.tables.spread': ( '7_evidence/tables.html#spread',
                                                                                  'mgr_paper/evidence/tables.py'),
                                            'mgr_paper.evidence.tables.strongest': ( '7_evidence/tables.html#strongest',
