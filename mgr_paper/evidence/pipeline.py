@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['open_store', 'check_clips', 'Task', 'open_task', 'proposed', 'write', 'halves', 'train_branch', 'heldout_network',
-           'peak_mb', 'run_heldout', 'run_source', 'seen_clips', 'choose_tau', 'Choices', 'heldout_scores',
-           'choose_from', 'make_choices', 'half_of', 'half_of_people', 'run_adapt', 'execute']
+           'peak_mb', 'run_heldout', 'run_source', 'seen_clips', 'heldout_scores', 'make_choices', 'half_of',
+           'half_of_people', 'run_adapt', 'execute']
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #32085ed8
 import resource, sys, time
@@ -17,15 +17,14 @@ import numpy as np
 import torch
 
 from ..adaptation.adapt import READS_TRUTH, adapt
-from ..adaptation.cmpl import PseudoLabels, select
-from ..adaptation.noise import confusion_of
+from ..adaptation.choices import Choices, choose_from
+from ..adaptation.cmpl import PseudoLabels
 from ..config import RunConfig, data_root, override, settings, tier_config, to_dict
 from ..core import MgrError, rng
 from .experiments import DATA, Run, config_of, open_split, store_path
 from .variants import trained_as, variant
 from .metrics import measured
 from ..fusion.calibrate import fit_temperature, softmax
-from ..fusion.vote import fit_vote
 from ..preprocessing import utd_mhad
 from ..preprocessing.store import ClipStore, Split
 from ..preprocessing.synth_video import make_clip, prepare_synth
@@ -221,31 +220,7 @@ def seen_clips(
     if task.run.data != "synth": return np.zeros(0, int)
     return np.flatnonzero(task.store.manifest["split"].to_numpy() == "seen")
 
-# %% ../../nbs/7_evidence/75_pipeline.ipynb #5db76f86
-def choose_tau(
-    probs: np.ndarray, # (M,N,K) calibrated, on held-out source people
-    y: np.ndarray, # (N,) their labels
-    cfg: RunConfig,
-    prior: np.ndarray, # (K,) class shares in the source
-    weights: np.ndarray|None = None, # (M,) vote weights
-) -> float: # in [0,1]
-    "The confidence floor whose labels are worth most: how many there are, times how much better than the streams."
-    grid, own = np.round(np.arange(.30, .96, .05), 2), (probs.argmax(-1) == y).mean()
-    def worth(tau):  # coverage x (precision - accuracy of the mean stream)
-        pl = select(probs, override(cfg.cmpl, {"tau": (float(tau),)}), 1, prior, weights=weights)
-        return ((pl.y == y) - own)[pl.keep].sum()
-    return float(max(grid[::-1], key=worth))  # the highest of equals
-
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #037b1852
-@dataclass(frozen=True)
-class Choices:
-    "What held-out source people decided."
-    temperature: dict[str, float] # per branch
-    weights: np.ndarray # (M,) vote weights
-    tau: tuple[float, ...] # confidence floor per round
-    floors: np.ndarray|None # (M,) floor of each stream alone, where self-training chooses its own
-    confusion: np.ndarray # (K,K) what each class is mistaken for
-
 def heldout_scores(
     task: Task,
     branch: str,
@@ -255,20 +230,6 @@ def heldout_scores(
     path = replace(task.run, kind=kind, seed=seed, what=branch, variant=trained_as(task.run.variant)).outputs()[0]
     s = load_scores(task.records/path.with_suffix(".npz"))
     return tuple(s[k][s["part"] == "val"] for k in ("logits", "y", "clip_id"))
-
-def choose_from(
-    scores: dict[str, tuple], # branch -> logits (N,K), y (N,) of the same clips
-    cfg: RunConfig,
-    counts: np.ndarray, # (K,) source clips of each class
-) -> Choices:
-    "Temperatures, vote weights and thresholds from scores with known labels."
-    y = next(iter(scores.values()))[1]
-    T, weights = fit_vote([z for z, _ in scores.values()], y, cfg.fusion)
-    probs = np.stack([softmax(z, t) for (z, _), t in zip(scores.values(), T)])
-    prior = counts/counts.sum()
-    tau = (choose_tau(probs, y, cfg, prior, weights),) if cfg.cmpl.tune_tau else cfg.cmpl.tau
-    floors = np.array([choose_tau(p[None], y, cfg, prior) for p in probs]) if cfg.cmpl.self_own_tau else None
-    return Choices(dict(zip(scores, T.tolist())), weights, tau, floors, confusion_of(probs, y))
 
 def make_choices(
     task: Task,
