@@ -70,8 +70,7 @@ def adaptation_table(
     rows = {label("source", 0): cells(first) | {"runs": len(before)}}
     for row in TRANSDUCTIVE:
         runs = {n: [(y, a, g) for y, a, _, g in v] for n, v in paired(results, row, settings).items()}
-        there = cells(runs) if runs else dict.fromkeys(columns, NOT_RUN)
-        rows[row_label(row)] = there | {"runs": len(runs.get("equal vote", ()))}
+        rows[row_label(row)] = (cells(runs) if runs else dict.fromkeys(columns, NOT_RUN)) | {"runs": len(runs.get("equal vote", ()))}
     return pd.DataFrame(rows).T
 
 def inductive_table(
@@ -84,8 +83,7 @@ def inductive_table(
     for row in INDUCTIVE:
         runs = paired(results, row, settings)
         for i, name in ((2, "no adaptation, clips of the next row"), (1, row_label(row))):
-            cells = {n: interval_text(pooled(stat, [(r[0], r[i], r[3]) for r in runs[n]])) if runs else NOT_RUN
-                     for n in columns}
+            cells = {n: interval_text(pooled(stat, [(r[0], r[i], r[3]) for r in runs[n]])) if runs else NOT_RUN for n in columns}
             rows[len(rows)] = {"method": name} | cells | {"runs": len(runs.get("equal vote", ()))}
     return pd.DataFrame(rows).T
 
