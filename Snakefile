@@ -46,6 +46,7 @@ except MgrError:
     RAW = None  # without the raw data a store that exists is taken as it is
 RUNS = [] if FIGURES_ONLY else runs(TIER, DATA)
 STORE = store_path(CFG)
+STORE_OPTIONS = f"--tier {TIER}" if DATA == "synth" else ""  # tiers that share a store share its rule's parameters too
 STORES = graph.stores(RUNS, TIER, DATA) # folder -> settings that differ from the tier's; rows with other clips have their own
 HAVE_STORE = RAW is not None or (STORE/"store.json").exists()
 if FIGURES_ONLY:
@@ -70,13 +71,12 @@ for path, changes in STORES.items() if RAW is not None else ():
         output: near(path/"store.json")
         log: near(path.with_suffix(".log"))
         params:
-            raw=str(RAW), store=near(path),
+            raw=str(RAW), store=graph.store_words(near(path), changes),
             config=path.name.removeprefix("synth-") if DATA == "synth" else ""
         resources: mem_mb=3000, runtime=60
         # the folder goes first: a store is written whole or not at all, and never into the remains of another
-        shell: "rm -rf {params.store:q} && {MGR} prepare {DATA} {params.raw:q} {params.store:q} "
-               + graph.store_options(TIER, DATA, changes) # no parameters: tiers that share a store make it in the same way
-               + " > {log:q}"
+        # what differs from rule to rule is a parameter: this line is read when the loop is over
+        shell: "rm -rf $(dirname {output:q}) && {MGR} prepare {DATA} {params.raw:q} {params.store} {STORE_OPTIONS} > {log:q}"
 
 
 for run in RUNS:

@@ -253,7 +253,7 @@ _SYNTH = {  # smaller still, as the benchmark has ten times the clips; chosen on
     'cmpl.epochs': (2,)}
 TIERS = {'smoke': _SMALL | _TINY, 'quick': _SMALL, 'bench': _SMALL, 'paper': {}}
 DATA = {
-    'synth': {},
+    'synth': {'branches': ('joint', 'heatmap', 'r2plus1d')},  # from random weights Swin learns next to nothing here
     'utd-mhad': {  # a swipe to the left is another class than one to the right: no mirror images
         'layout': 'kinect20', 'split': 'odd-even', 'branches': ('joint', 'heatmap', 'depth'), 'augment.flip': 0.},
     'smg': {'layout': 'kinect25', 'split': 'official'},

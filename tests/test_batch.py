@@ -1,4 +1,5 @@
 """The batch graph: what it would run, and when it does nothing."""
+import json
 import os
 import subprocess
 import sys
@@ -122,3 +123,61 @@ def test_settings_of_others_do_not_repeat_a_run():
 
 def test_every_table_has_a_notebook():
     assert {p.stem for p in NOTEBOOKS} >= {"r0_run", *TABLES}
+
+
+def test_a_row_with_other_clips_reads_a_store_of_its_own():
+    "And so does its adaptation; rows that read the same clips share one."
+    from mgr_paper.evidence.experiments import Run, config_of, store_path
+    run = lambda kind, what, variant="": Run(kind, "synth", "subjects", False, 0, what, variant=variant)
+    plain, full, faint = run("source", "r2plus1d"), run("source", "r2plus1d", "crop-full"), run("adapt", "cmpl", "contrast-50")
+    found = graph.stores([plain, full, faint, run("source", "joint", "upper68")], "smoke", "synth")
+    assert list(found.values()) == [{}, {"synth.crop": "full"}, {"synth.contrast": .5}]
+    assert [store_path(config_of(r, "smoke")) for r in (plain, full, faint)] == list(found)
+    assert graph.needs(faint) == [run("source", b, "contrast-50") for b in ("joint", "heatmap", "r2plus1d")]
+    first, *others = found
+    assert graph.store_rule(first, "synth", first) == "store__synth"
+    assert len({graph.store_rule(p, "synth", first) for p in found}) == 3
+
+
+def test_a_store_is_made_with_the_settings_that_name_it(tmp_path):
+    "The words that the graph gives to `prepare` lead to the very store that a run will look for."
+    import shlex
+    from mgr_paper.cli import settings_of
+    from mgr_paper.config import tier_config
+    from mgr_paper.evidence.experiments import Run, store_path
+    found = graph.stores([Run("source", "synth", "subjects", False, 0, "joint", variant=v) for v in ("crop-person", "size-96", "contrast-35")],
+                         "bench", "synth")
+    for path, changes in found.items():
+        where, *words = shlex.split(graph.store_words(str(path), changes))
+        assert where == str(path) and words[::2] == ["--set"]*len(changes)
+        assert store_path(tier_config("bench", "synth", settings_of(words[1::2]))) == path
+
+
+@pytest.mark.slow
+def test_a_smoke_run_with_a_store_of_its_own(clone):
+    "From nothing to the record of a row whose clips are cropped otherwise."
+    (clone/"settings.ini").unlink()
+    (clone/"settings.ini").write_text("""[reproduce]
+tier = smoke
+data = synth
+jobs = 1
+threads = 1
+runs = runs
+figures = figures
+[roots]
+[plan smoke synth]
+splits =
+seeds = 0
+methods =
+[grid t6 smoke synth]
+splits = subjects
+seeds = 0
+branches = joint
+variants = default crop-full
+""")
+    code, out, err = reproduce(clone, "--tier", "smoke", "--data", "synth", "--only", "t6_crop")
+    assert code == 0, out + err
+    records = sorted(p.relative_to(clone/"figures"/"smoke"/"records").as_posix() for p in (clone/"figures").rglob("joint.json"))
+    assert records == ["synth/subjects/seed0/source/joint.json", "synth/subjects/seed0/source@crop-full/joint.json"]
+    made = [json.loads(p.read_text()) for p in (clone/"runs"/"stores").rglob("store.json")]
+    assert len({m["fingerprint"] for m in made}) == 2  # two stores, and not twice the same clips

@@ -16,7 +16,8 @@ import pandas as pd
 
 from .experiments import DATA
 from .results import Key, Results, before_of, label, panel, stages, stream_predictions
-from .stats import (Interval, by_person, draw_weights, effect_size, holm, interval_text, mcnemar, sign_flip, units)
+from .stats import (Interval, by_person, draw_weights, effect_size, holm, interval_text, mcnemar, sign_flip,
+                                      units)
 from ..core import MgrError, choose
 from ..fusion.baselines import RULES, HeldOut, choose_C, combine, fit_stack
 

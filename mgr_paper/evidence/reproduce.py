@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ADAPTING', 'LIBRARY', 'BRANCH_PARTS', 'DISK_GB', 'folders', 'identifier', 'rule_name', 'executed', 'outputs', 'needs',
-           'held', 'modules', 'decisive', 'store_modules', 'table_modules', 'stores', 'store_rule', 'store_options',
+           'held', 'modules', 'decisive', 'store_modules', 'table_modules', 'stores', 'store_rule', 'store_words',
            'unfinished', 'forget_stale', 'run_step', 'check_request', 'snakemake_command', 'alone', 'call', 'reproduce']
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #f1be40f4
@@ -160,14 +160,12 @@ def store_rule(
     "The name in the graph of the rule that makes a store."
     return identifier("store", data, *([path.name.removeprefix(f"{data}-")] if path != first else []))
 
-def store_options(
-    tier: str,
-    data: str,
+def store_words(
+    path: str, # of the store
     changes: dict, # as `stores` gives them
-) -> str: # for a shell; empty where a reader takes none
-    "What `mgr-paper prepare` is told beside folder and store."
-    if data != "synth": return ""
-    return shlex.join(["--tier", tier, *(word for k, v in changes.items() for word in ("--set", f"{k}={json.dumps(v)}"))])
+) -> str: # quoted for a shell
+    "Where `mgr-paper prepare` writes a store, and with which settings."
+    return shlex.join([path, *(word for k, v in changes.items() for word in ("--set", f"{k}={json.dumps(v)}"))])
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #81dbe102
 def unfinished(
@@ -290,7 +288,8 @@ def call(
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try: watch = follow(process.stdout, raw, console, "--dry-run" in command)
         except KeyboardInterrupt as e:  # from the keyboard Snakemake got it too and stops its runs
-            if isinstance(e, Terminated): process.send_signal(signal.SIGINT)
+            deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as under nohup in a script, and so is Snakemake
+            if isinstance(e, Terminated): process.send_signal(signal.SIGTERM if deaf else signal.SIGINT)
             process.wait()
             raise MgrError("interrupted", "the same command goes on from here") from None
     return watch, process.returncode
