@@ -259,7 +259,7 @@ def half_of_people(
     people = np.array(sorted(set(subjects.tolist())))
     if len(people) < 2:
         raise MgrError(f"one unseen person ({people[0]}) leaves nobody to be tested on", "use a split with more test people")
-    return np.isin(subjects, rng(seed, "inductive people").permutation(people)[:(len(people) + 1)//2])
+    return np.isin(subjects, rng(seed, "inductive people").permutation(people)[:len(people)//2])  # the larger half is tested
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #284a447d
 def run_adapt(
