@@ -128,9 +128,10 @@ class Fusions:
         "What every rule makes of the test clips of a run."
         if key in self._answers: return self._answers[key]
         shared, held = self.held(key)
-        if shared not in self._stacks: self._stacks[shared] = fit_stack(held, choose_C(held)[0])
+        rules = [r for r in RULES if r != "stacked" or len(np.unique(held.people)) > 1]  # one person cannot be left out
+        if "stacked" in rules and shared not in self._stacks: self._stacks[shared] = fit_stack(held, choose_C(held)[0])
         p = panel(self.results, key)
-        found = {r: combine(r, p.logits, held, p.temperature, p.weights, self._stacks[shared]) for r in RULES}
+        found = {r: combine(r, p.logits, held, p.temperature, p.weights, self._stacks.get(shared)) for r in rules}
         return self._answers.setdefault(key, found)
 
 # %% ../../nbs/7_evidence/73e_fusion_tables.ipynb #c7350016
