@@ -18,7 +18,7 @@ TORCH_FREE = ('core setting loss_settings config records batch preprocessing.lay
               'preprocessing.simulate preprocessing.videos '
               'losses.class_weights fusion.calibrate fusion.vote fusion.baselines adaptation.cmpl evidence.metrics evidence.stats '
               'evidence.experiments evidence.results evidence.tables evidence.figures evidence.watch '
-              'evidence.published evidence.people_figures evidence.submission evidence.loss_tables evidence.geometry_figures evidence.adaptation_tables adaptation.noise '
+              'evidence.submission evidence.loss_tables evidence.geometry_figures evidence.adaptation_tables adaptation.noise '
               'evidence.fusion_tables evidence.diversity evidence.fusion_figures').split()
 HEAVY = {'torch', 'torchvision', 'timm', 'accelerate'}
 

@@ -86,7 +86,7 @@ def break_even_figure(
         least = min(p["accuracy"], default=.3)
         for i, name in enumerate(streams):
             g, shape = np.asarray(p["gains"][name], float), look(name)
-            x = np.asarray(p["accuracy"]) + .006*(i - (len(streams) - 1)/2)
+            x = np.asarray(p["accuracy"]) + .008*(i - (len(streams) - 1)/2)
             drawn[name] = top.errorbar(x, g[:, 0], yerr=np.abs(g[:, 1:].T - g[:, 0]), elinewidth=.8, capsize=2, **shape)
             value, *ends = (np.clip(v, least - .04, 1.04) for v in p["breaks"][name])
             low.plot(ends, [-i, -i], color=shape["color"], lw=1.4)

@@ -42,8 +42,7 @@ def keys_of(
     settings: tuple[str, ...], # splits
 ) -> list[Key]: # whose networks before adaptation are there too
     "The runs behind a row."
-    method, r, name = row
-    return [k for k in results.keys(method, r, settings, name) if results.complete(before_of(k))]
+    return [k for k in results.keys(*row[:2], settings, row[2]) if results.complete(before_of(k))]
 
 # %% ../../nbs/7_evidence/73d_adaptation_tables.ipynb #73d0000b
 def paired(
@@ -65,15 +64,13 @@ def adaptation_table(
     stat: str = "f1_micro", # or 'f1_macro'
 ) -> pd.DataFrame: # rows methods, columns streams 'value [low, high]' in per cent, and runs
     "Every branch and vote after every way of adapting to the clips that are scored."
-    before = [stream_predictions(results, k) for k in adapted_too(results, settings)]
-    columns = [*results.branches, "equal vote", "tuned vote"]
+    before, columns = [stream_predictions(results, k) for k in adapted_too(results, settings)], [*results.branches, "equal vote", "tuned vote"]
     cells = lambda runs: {n: interval_text(pooled(stat, [(y, p, g) for y, p, g in runs[n]])) for n in columns}
     first = {n: [(y, p[n], g) for p, y, g in before] for n in columns}
     rows = {label("source", 0): cells(first) | {"runs": len(before)}}
     for row in TRANSDUCTIVE:
         runs = {n: [(y, a, g) for y, a, _, g in v] for n, v in paired(results, row, settings).items()}
-        there = cells(runs) if runs else dict.fromkeys(columns, NOT_RUN)
-        rows[row_label(row)] = there | {"runs": len(runs.get("equal vote", ()))}
+        rows[row_label(row)] = (cells(runs) if runs else dict.fromkeys(columns, NOT_RUN)) | {"runs": len(runs.get("equal vote", ()))}
     return pd.DataFrame(rows).T
 
 def inductive_table(
@@ -86,8 +83,7 @@ def inductive_table(
     for row in INDUCTIVE:
         runs = paired(results, row, settings)
         for i, name in ((2, "no adaptation, clips of the next row"), (1, row_label(row))):
-            cells = {n: interval_text(pooled(stat, [(r[0], r[i], r[3]) for r in runs[n]])) if runs else NOT_RUN
-                     for n in columns}
+            cells = {n: interval_text(pooled(stat, [(r[0], r[i], r[3]) for r in runs[n]])) if runs else NOT_RUN for n in columns}
             rows[len(rows)] = {"method": name} | cells | {"runs": len(runs.get("equal vote", ()))}
     return pd.DataFrame(rows).T
 

@@ -127,7 +127,7 @@ def difference(
 def overconfidence(
     results: Results,
     settings: tuple[str, ...],
-    scaled: bool, # None of it: at T = 1. Else what the chosen temperatures take away
+    scaled: bool, # what the chosen temperatures take away, instead of what there is at T = 1
 ) -> list[Part]: # one a branch
     "Confidence minus share right of the streams before adaptation."
     out = []
@@ -266,8 +266,7 @@ def sure_labels(results: Results) -> list[Part]:
             "precision − 60 %": lambda d: d["precision"] - .6}
     return [q for what, f in over.items() for q in label_parts(results, settings, ("cmpl", 1), f, what)]
 
-SOURCE, CMPL1, CMPL2 = ("source", 0), ("cmpl", 1), ("cmpl", 2)
-VOTES2 = ("equal vote", "tuned vote")
+SOURCE, CMPL1, CMPL2, VOTES2 = ("source", 0), ("cmpl", 1), ("cmpl", 2), ("equal vote", "tuned vote")
 CLAIMS = [
     Claim("streams", "CMPL strengthens each single modality", "stated: abstract", "T3",
           "every branch gains in micro-F1 by one round of CMPL", gains(CMPL1, SOURCE)),
@@ -336,9 +335,8 @@ def claims_table(
     "Every claim with what our records say of it."
     rows = []
     for c in CLAIMS:
-        verdict, numbers = decide(c, results)
-        rows.append({"claim": c.words, "source": c.where, "tested in": c.tested, "must hold": c.must, "verdict": verdict,
-                     "numbers, percentage points": numbers or "—"})
+        (verdict, numbers), said = decide(c, results), {"claim": c.words, "source": c.where, "tested in": c.tested}
+        rows.append(said | {"must hold": c.must, "verdict": verdict, "numbers, percentage points": numbers or "—"})
     return pd.DataFrame(rows)
 def claims_takeaway(table: pd.DataFrame) -> str: # one line
     "How many claims came out how."

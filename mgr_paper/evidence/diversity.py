@@ -142,7 +142,8 @@ def level_table(
     out = {}
     for name, runs in rows.items():
         values = measured(draws, runs, M)
-        out[name] = {MEASURES[k]: measure_text(k, draws.interval(v), "over_" in k) for k, v in values.items()} | {"runs": len(runs)}
+        out[name] = {MEASURES[k]: measure_text(k, draws.interval(v), "over_" in k) for k, v in values.items()}
+        out[name]["runs"] = len(runs)
     return pd.DataFrame(out).T
 
 def measure_text(
@@ -195,6 +196,6 @@ def why(
     says = lambda k: f"{measure_text(k, change[k][0])} to {measure_text(k, change[k][1])}"
     less = "less" if e["likeness"] < 0 else "more"
     return (f"{name}: the mean stream moves by {show(e['streams'])} points and the equal vote by {show(e['vote'])}; of the "
-            f"difference, {show(e['room'])} is the smaller room that better streams leave and {show(e['likeness'])} is that {less} "
-            f"of what the streams get wrong is mended (errors mended: {says('mended')} %; shared errors: {says('shared')} %; "
+            f"difference, {show(e['room'])} is the smaller room that better streams leave and {show(e['likeness'])} is that "
+            f"{less} of what the streams get wrong is mended (errors mended: {says('mended')} %; shared errors: {says('shared')} %; "
             f"ρ: {says('rho')}).")

@@ -16,7 +16,8 @@ import pandas as pd
 
 from .experiments import DATA
 from .results import Key, Results, before_of, label, panel, stages, stream_predictions
-from .stats import (Interval, by_person, draw_weights, effect_size, holm, interval_text, mcnemar, sign_flip, units)
+from .stats import (Interval, by_person, draw_weights, effect_size, holm, interval_text, mcnemar, sign_flip,
+                                      units)
 from ..core import MgrError, choose
 from ..fusion.baselines import RULES, HeldOut, choose_C, combine, fit_stack
 
@@ -127,9 +128,10 @@ class Fusions:
         "What every rule makes of the test clips of a run."
         if key in self._answers: return self._answers[key]
         shared, held = self.held(key)
-        if shared not in self._stacks: self._stacks[shared] = fit_stack(held, choose_C(held)[0])
+        rules = [r for r in RULES if r != "stacked" or len(np.unique(held.people)) > 1]  # one person cannot be left out
+        if "stacked" in rules and shared not in self._stacks: self._stacks[shared] = fit_stack(held, choose_C(held)[0])
         p = panel(self.results, key)
-        found = {r: combine(r, p.logits, held, p.temperature, p.weights, self._stacks[shared]) for r in RULES}
+        found = {r: combine(r, p.logits, held, p.temperature, p.weights, self._stacks.get(shared)) for r in rules}
         return self._answers.setdefault(key, found)
 
 # %% ../../nbs/7_evidence/73e_fusion_tables.ipynb #c7350016

@@ -132,7 +132,8 @@ def recall_differences(
             test = sign_flip(d)
             rows.append({"row": label_of(v), "against": label_of(against), "classes": g,
                          "difference": interval_text(pooled("mean_class_acc", pairs), signed=True),
-                         "d_z": f"{effect_size(d).value:.2f}", "p": test["p"], "people": test["people"], "runs": len(pairs)})
+                         "d_z": f"{effect_size(d).value:.2f}".replace("nan", "—"), "p": test["p"],
+                         "people": test["people"], "runs": len(pairs)})
     table = pd.DataFrame(rows)
     if not len(table): return table
     show = lambda q: f"{q:.3f}" if q >= .001 else "< 0.001"

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from ..adaptation.adapt import READS_TRUTH, adapt
+from ..adaptation.choices import Choices, choose_from
 from ..config import override
 from ..core import MgrError
 from .experiments import DATA
 from . import pipeline
-from .pipeline import Choices, Task, choose_from, halves, heldout_network, heldout_scores, write
+from .pipeline import Task, halves, heldout_network, heldout_scores, write
 from ..training.checkpoints import load_tensors
 from ..training.train import Labelled, make_network, predict
 

@@ -288,7 +288,8 @@ def call(
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try: watch = follow(process.stdout, raw, console, "--dry-run" in command)
         except KeyboardInterrupt as e:  # from the keyboard Snakemake got it too and stops its runs
-            if isinstance(e, Terminated): process.send_signal(signal.SIGINT)
+            deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as under nohup in a script, and so is Snakemake
+            if isinstance(e, Terminated): process.send_signal(signal.SIGTERM if deaf else signal.SIGINT)
             process.wait()
             raise MgrError("interrupted", "the same command goes on from here") from None
     return watch, process.returncode

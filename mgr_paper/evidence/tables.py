@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['adapted_too', 'extra_cells', 'main_table', 'difference_table', 'strongest', 'vote_table', 'spread', 'pseudo_table',
-           'temperature_table', 'per_setting_table', 'save_table']
+           'temperature_table', 'per_setting_table', 'save_table', 'save_takeaway']
 
 # %% ../../nbs/7_evidence/73_tables.ipynb #87d96e5b
 from pathlib import Path
@@ -216,3 +216,13 @@ def save_table(
     for suffix, text in texts.items():
         with atomic_path(path.with_name(path.name + suffix)) as tmp: tmp.write_text(text, encoding="utf-8")
     return [path.with_name(path.name + s) for s in texts]
+
+# %% ../../nbs/7_evidence/73_tables.ipynb #f7300002
+def save_takeaway(
+    text: str, # Markdown, computed from the numbers
+    path: Path, # of the notebook's files, without suffix
+) -> str: # the line as it was written
+    "One line that says what a table or figure shows, in `<path>.takeaway.txt`."
+    path, line = Path(path), " ".join(text.split())
+    with atomic_path(path.with_name(path.name + ".takeaway.txt")) as tmp: tmp.write_text(line + "\n", encoding="utf-8")
+    return line

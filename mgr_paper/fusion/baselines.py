@@ -35,7 +35,7 @@ def best_stream(
     return int((held.logits.argmax(-1) == held.y).mean(1).argmax())
 
 # %% ../../nbs/5_fusion/52_fusion_baselines.ipynb #c5200012
-GRID = (.01, .1, 1.)  # ours
+GRID = (.001, .01, .1, 1.)  # ours
 
 def log_probs(
     logits: np.ndarray, # (M,N,K)
