@@ -54,6 +54,7 @@ if FIGURES_ONLY:
     if not RECORDS: raise MgrError(f"no records of {DATA} in {settings().figures/TIER/'records'}", "leave out --only figures to make them")
 else:
     RECORDS = [near(p) for run in RUNS for p in graph.outputs(run, TIER) if p.suffix in (".json", ".npz")]
+SHOWN = [p for p in RECORDS if Path(p).parent.name in ("source", "heldout") and "@" not in p] # what a figure of clips can say of networks
 TABLES = tables_of(DATA)
 CHOSEN = [name for name in TABLES if name in only or not set(only) - {"figures"}]
 CHOSEN = [name for name in CHOSEN if HAVE_STORE or not TABLES[name].store]
@@ -102,7 +103,7 @@ for table in CHOSEN:
         name: f"table__{table}"
         input:
             nb=notebook(table), lib=[near(p) for p in graph.table_modules()],
-            data=[near(STORE/"store.json")] if TABLES[table].store else RECORDS
+            data=[near(STORE/"store.json"), *SHOWN] if TABLES[table].store else RECORDS
         output: [near(p) for p in table_files(table, TIER, DATA)]
         log: notebook=near(settings().runs/TIER/"tables"/DATA/f"{table}.ipynb")
         params: given=given(tier=TIER, data=DATA)

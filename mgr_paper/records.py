@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'SCHEMA', 'FIELDS', 'DATA_FIELDS', 'SCORES', 'TAUGHT', 'PARTS', 'git_state', 'versions', 'device_name',
-           'check_record', 'now', 'write_record', 'check_parameters', 'read_record', 'read_records', 'save_scores',
-           'load_scores']
+           'peak_mb', 'check_record', 'now', 'write_record', 'check_parameters', 'read_record', 'read_records',
+           'save_scores', 'load_scores']
 
 # %% ../nbs/02_records.ipynb #96800c47
 import importlib.metadata, json, math, os, platform, subprocess, sys, zipfile
@@ -53,6 +53,12 @@ def device_name(
     if kind == 'cuda' and torch is not None and torch.cuda.is_available():
         return f'cuda: {torch.cuda.get_device_name(int(index or 0))}'
     return _cpu() if kind == 'cpu' else kind
+
+def peak_mb() -> float|None: # MB, Python and libraries included; None where the system does not say
+    "The most memory that this process has held so far, for whatever it did."
+    try: import resource
+    except ImportError: return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
 
 # %% ../nbs/02_records.ipynb #ed1a46c5
 SCHEMA = 1

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'H', 'W', 'STRIDE', 'CROP', 'shade', 'backdrop', 'Look', 'look', 'Pen', 'Scene', 'draw_hand', 'draw_arm',
-           'draw_trunk', 'draw_head', 'draw', 'view', 'grain', 'develop', 'make_clip', 'prepare_synth']
+           'draw_trunk', 'draw_head', 'draw', 'view', 'grain', 'develop', 'make_clip', 'prepare_synth', 'check_clip']
 
 # %% ../../nbs/1_preprocessing/18b_synth_video.ipynb #19261c14
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 from ..config import SynthConfig
-from ..core import progress, rng
+from ..core import MgrError, progress, rng
 from .layouts import layout
 from .saliency import SaliencyConfig, crop_box, crop_frames
 from .store import Clip, ClipStore, StoreMeta, StoreWriter
@@ -265,3 +265,15 @@ def prepare_synth(
         for clip in progress(clips, 'synth', n): out.add(clip)
     store = ClipStore(store_path)
     return dict(clips=store.n, people=len(set(store.subjects)), fingerprint=store.fingerprint)
+
+# %% ../../nbs/1_preprocessing/18b_synth_video.ipynb #9a2bf3e7
+def check_clip(
+    store:ClipStore, # of the benchmark
+    cfg:SynthConfig, # that it should have been made with
+    i:int=0, # clip that is made again and compared
+):
+    "Refuse a store whose clips are not those of its settings."
+    clip, joints, video = make_clip(cfg, i), np.asarray(store.joints(i)), np.asarray(store.video(i))
+    same = joints.shape == clip.joints.shape and video.shape == clip.video.shape
+    if not same or abs(joints-clip.joints).max() > .1 or abs(video.astype(int)-clip.video).mean() > 1:
+        raise MgrError(f'clip {i} of {store.path} was made with other settings', 'remove the store; it is made again')
