@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from ..core import MgrError
-from .figures import canvas, settle, style
+from .figures import COLOURS, LABELS, canvas, settle, style
 
 # %% ../../nbs/7_evidence/74b_clip_figures.ipynb #c07906e4
 def draw_skeleton(
@@ -87,6 +87,16 @@ def _skeleton_panel(ax, joints, edges, t): # one frame in the box of the whole c
     ax.spines[:].set_visible(True)
 
 # %% ../../nbs/7_evidence/74b_clip_figures.ipynb #7407a419
+def _answers(ax, name, probs, classes, true, most=5): # the likeliest classes of one stream, the true one in bold
+    probs = np.asarray(probs, float)
+    shown = np.argsort(-probs, kind='stable')[:most]
+    colour = COLOURS.get(name, COLOURS['vote'])
+    ax.barh(range(len(shown)), probs[shown], color=colour, alpha=.4)
+    for i, k in enumerate(shown):
+        ax.text(.02, i, f'{classes[k]}  {probs[k]:.2f}', va='center', fontsize=6.5, fontweight='bold' if k == true else 'normal')
+    ax.set(xlim=(0, 1), ylim=(most - .4, -.6), yticks=[], xticks=[0, .5, 1])
+    ax.set_title(LABELS.get(name, name), fontsize=8)
+
 @mpl.rc_context(style())
 def pipeline_figure(
     frames, # (T,H,W,C) as recorded
@@ -100,11 +110,18 @@ def pipeline_figure(
     title:str='One clip through the pipeline',
     note:str='', # caption
     simulated:bool=False, # stamp
+    answers:dict|None=None, # stream -> (K,) probabilities
+    classes=(), # K names
+    true:int=-1, # class of the clip
 ) -> Figure:
     "What the branches make of the same clip."
-    frames, joints = np.asarray(frames), np.asarray(joints, float)
-    fig = canvas(3.3 + 1.3*columns, 6.6, title, note, simulated)
-    grid = fig.add_gridspec(4, columns + 2, width_ratios=[1]*columns + [.95]*2)
+    frames, joints, answers = np.asarray(frames), np.asarray(joints, float), answers or {}
+    fig = canvas(3.3 + 1.3*columns, 8.1 if answers else 6.6, title, note, simulated)
+    rows = 5 if answers else 4
+    grid = fig.add_gridspec(rows, columns + 2, width_ratios=[1]*columns + [.95]*2)
+    if answers:
+        last = grid[4, :].subgridspec(1, len(answers))
+        for k, (name, probs) in enumerate(answers.items()): _answers(fig.add_subplot(last[k]), name, probs, classes, true)
     axes = np.array([[fig.add_subplot(grid[r, c]) for c in range(columns)] for r in range(4)])
     _strip(axes[0], frames, 'frames')
     _strip(axes[1], frames, 'joints')
@@ -113,7 +130,7 @@ def pipeline_figure(
         ax.set(xlim=(-.5, frames.shape[2] - .5), ylim=(frames.shape[1] - .5, -.5))
     _strip(axes[2], heatmaps, 'heatmaps')
     _strip(axes[3], crop, 'crop')
-    big, small = fig.add_subplot(grid[:2, columns:]), fig.add_subplot(grid[2:, columns:])
+    big, small = fig.add_subplot(grid[:2, columns:]), fig.add_subplot(grid[2:4, columns:])
     show_image(big, saliency)
     big.images[0].set_extent((-.5, frames.shape[2] - .5, frames.shape[1] - .5, -.5))          # saliency may be coarser
     show_image(small, frames[len(frames)//2])

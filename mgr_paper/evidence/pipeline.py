@@ -8,7 +8,7 @@ __all__ = ['open_store', 'Task', 'open_task', 'proposed', 'write', 'halves', 'tr
            'execute']
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #32085ed8
-import resource, sys, time
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
