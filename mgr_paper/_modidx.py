@@ -803,6 +803,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mgr_paper/evidence/stats.py'),
                                           'mgr_paper.evidence.stats.mcnemar': ( '7_evidence/stats.html#mcnemar',
                                                                                 'mgr_paper/evidence/stats.py'),
+                                          'mgr_paper.evidence.stats.mean_over_runs': ( '7_evidence/stats.html#mean_over_runs',
+                                                                                       'mgr_paper/evidence/stats.py'),
                                           'mgr_paper.evidence.stats.paired_difference': ( '7_evidence/stats.html#paired_difference',
                                                                                           'mgr_paper/evidence/stats.py'),
                                           'mgr_paper.evidence.stats.people_text': ( '7_evidence/stats.html#people_text',

@@ -16,7 +16,7 @@ import pandas as pd
 
 from .experiments import DATA
 from .results import Key, Results, before_of, label, panel, stages, stream_predictions
-from .stats import (Interval, by_person, draw_weights, effect_size, holm, interval_text, mcnemar, sign_flip,
+from .stats import (Interval, by_person, draw_weights, effect_size, holm, interval_text, mcnemar, mean_over_runs, sign_flip,
                                       units)
 from ..core import MgrError, choose
 from ..fusion.baselines import RULES, HeldOut, choose_C, combine, fit_stack
@@ -58,8 +58,8 @@ class Draws:
         clips: int = 0, # behind them
     ) -> Interval:
         "Mean over runs with its interval over people."
-        with np.errstate(all="ignore"): mean = np.nanmean(values, axis=0)
-        low, high = np.nanpercentile(mean[1:], [2.5, 97.5])
+        mean = mean_over_runs(values)
+        low, high = np.nanpercentile(mean[1:], [2.5, 97.5]) if np.isfinite(mean[1:]).any() else (np.nan, np.nan)
         return Interval(float(mean[0]), float(low), float(high), self.people, clips)
 
 # %% ../../nbs/7_evidence/73e_fusion_tables.ipynb #c7350007

@@ -6,6 +6,7 @@
 __all__ = ['GRID', 'RULES', 'HeldOut', 'best_stream', 'log_probs', 'fit_stack', 'stack_probs', 'choose_C', 'combine']
 
 # %% ../../nbs/5_fusion/52_fusion_baselines.ipynb #c5200003
+import warnings
 from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_softmax
@@ -48,7 +49,9 @@ def fit_stack(
     C: float, # inverse strength of the penalty
 ) -> LogisticRegression:
     "A logistic regression on the log-probabilities of all streams."
-    return LogisticRegression(C=C, max_iter=500, tol=1e-3).fit(log_probs(held.logits), held.y)
+    with warnings.catch_warnings():  # few clips a class: scikit-learn then asks whether labels are meant
+        warnings.filterwarnings('ignore', 'The number of unique classes', UserWarning)
+        return LogisticRegression(C=C, max_iter=500, tol=1e-3).fit(log_probs(held.logits), held.y)
 
 def stack_probs(
     model: LogisticRegression,
