@@ -27,7 +27,7 @@ class Entry:
     title: str # without the id
     subtitle: str # one line
 
-ORDER = "vctfs" # first letters of ids: verdict, claims, tables, figures, simulated benchmark
+ORDER = "voctfs" # first letters of ids: verdict, our adaptation, claims, tables, figures, simulated benchmark
 
 def entries(
     folder: Path, # of notebooks
