@@ -41,7 +41,7 @@ def recordings(folder):
 def counted(tier, data):
     "What a dry run must say in a folder without results."
     n = Counter(r.kind for r in runs(tier, data))
-    words = [f"{n[k]} {k}" for k in ("heldout", "source", "adapt") if n[k]]
+    words = [f"{n[k]} {k}" for k in ("heldout", "source", "adapt", "rehearse") if n[k]]
     return ", ".join([f"{len(graph.stores(runs(tier, data), tier, data))} store", *words, f"{len(tables_of(data))} table"]) + " would run."
 
 
