@@ -46,7 +46,7 @@ $(POSE)/.installed: requirements-pose.lock
 	@touch $@
 	@echo "Installed."
 
-paper: $(STAMP) ## tables and figures of the quick tier (24 minutes on two cores with the installation)
+paper: $(STAMP) ## tables and figures of the quick tier (more than half an hour on two cores)
 	@$(BIN)/mgr-paper reproduce --tier quick $(ARGS)
 	@echo "Tables and figures: figures/   Records, scores and executed notebooks: runs/"
 

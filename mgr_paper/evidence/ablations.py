@@ -76,7 +76,7 @@ def variant_differences(
             d = list(by_person(stat, pairs).values())
             test = sign_flip(d)
             rows.append({"row": label_of(v), "against": label_of(against), "branch": b,
-                         "difference": interval_text(pooled(stat, pairs), signed=True), "d_z": f"{effect_size(d).value:.2f}",
+                         "difference": interval_text(pooled(stat, pairs), signed=True), "d_z": f"{effect_size(d).value:.2f}".replace("nan", "—"),
                          "p": test["p"], "people": test["people"], "runs": len(pairs)})
     table = pd.DataFrame(rows)
     if not len(table): return table

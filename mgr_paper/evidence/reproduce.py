@@ -212,7 +212,7 @@ def run_step(
                        f"see the executed notebook {executed}") from None
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #721b4036
-DISK_GB = {"smoke": 1, "quick": 4, "bench": 10, "paper": 200} # work folder at its largest: store and networks
+DISK_GB = {"smoke": 1, "quick": 4, "bench": 16, "paper": 200} # work folder at its largest: store and networks
 
 def check_request(
     tier: str,

@@ -22,7 +22,7 @@ VARIANTS: dict[str, Variant] = {}
 
 def declare(
     table: str, # whose rows these are, for the reader
-    **rows: tuple[str, dict], # name, with _ for - and . -> label, changes
+    **rows: tuple[str, dict], # name, with _ in place of - -> label, changes
 ):
     "Add the rows of a table; a name has one meaning only."
     for name, (label, changes) in rows.items():
