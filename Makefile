@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 POSE := .venv-pose
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install pose-env paper test test-notebooks test-python lab hooks readme clean distclean
+.PHONY: help install pose-env browser paper test test-notebooks test-python lab hooks readme clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,6 +45,11 @@ $(POSE)/.installed: requirements-pose.lock
 	@$(POSE)/bin/python -c 'import cv2, mediapipe; mediapipe.solutions.holistic.Holistic'
 	@touch $@
 	@echo "Installed."
+
+browser: $(STAMP) ## Chromium for the tests that open the docs site and JupyterLab; does nothing where there is one
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get install -y -qq chromium >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }; \
+	  else $(BIN)/playwright install chromium; fi; }
 
 paper: $(STAMP) ## tables and figures of the quick tier (more than half an hour on two cores)
 	@$(BIN)/mgr-paper reproduce --tier quick $(ARGS)
