@@ -11,14 +11,13 @@ from importlib import import_module
 from os.path import relpath
 from pathlib import Path
 
-import nbformat
 from docs_ablations import executions
+from fastcore.docments import MarkdownRenderer
 from fastcore.nbio import mk_cell, read_nb, write_nb
 from nbdev.config import nbpath2html
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, _def_names
-from nbdev.showdoc import show_doc
 from readme import sidebar
 from smalldocs import layout
 from smalldocs.site import build
@@ -66,7 +65,9 @@ class api_docs(Processor):
             code = cell.cell_type == 'code' and 'export' in cell.directives_ and 'hide' not in cell.directives_
             imports_only = code and not re.search(r'^(?!import |from |\s|#|\)|$)', cell.source, re.M)
             if code and not imports_only:
-                cells += [mk_cell(show_doc(eval(name, space))._repr_markdown_(), 'markdown') for name in _def_names(cell, set())]
+                for name in _def_names(cell, set()):
+                    docs = MarkdownRenderer(eval(name, space), name=name)._repr_markdown_()
+                    cells.append(mk_cell(f'---\n\n### {name}\n\n{docs}', 'markdown'))
                 cell.directives_.pop('export')  # or nbdev removes it
                 cell.source = f'#| code-fold: true\n#| code-summary: Source\n{cell.source}'
             cells.append(cell)
@@ -79,7 +80,7 @@ class SitePages(FilterDefaults):
     def __init__(self, links: Links): self.links = links
 
     def base_procs(self):
-        skipped = ('clean_show_doc', 'exec_show_docs', 'add_links', 'add_fold', 'mv_exports')
+        skipped = ('clean_magics', 'clean_show_doc', 'exec_show_docs', 'add_links', 'add_fold', 'mv_exports')
         procs = [api_docs if p.__name__ == 'add_show_docs' else p for p in super().base_procs() if p.__name__ not in skipped]
         return [*procs, self.linked]
 

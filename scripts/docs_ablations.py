@@ -2,6 +2,7 @@
 import hashlib
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
 from pathlib import Path
 
 from mgr_paper.batch import parameters, run_notebook
@@ -14,6 +15,7 @@ from mgr_paper.evidence.reproduce import table_modules
 WHERE = 'What it made of the committed records is among the [results](../results.md).'
 
 
+@lru_cache
 def records(tier: str, data: str) -> list[Path]:
     "What is known of a data set in a tier."
     return sorted(p for p in (settings().figures/tier/'records'/data).rglob('*') if p.suffix in ('.json', '.npz') and p.name[0] != '.')
@@ -32,10 +34,11 @@ def code(notebook: Path) -> list[str]:
     return [''.join(c['source']) for c in cells if c['cell_type'] == 'code' and 'injected-parameters' not in c['metadata'].get('tags', [])]
 
 
-def read_by(notebook: Path, tier: str, data: str) -> str:
-    "A fingerprint of all files that decide what a notebook shows."
+@lru_cache
+def behind(tier: str, data: str) -> str:
+    "A fingerprint of the records and of the library that makes tables of them."
     hashed = lambda p: hashlib.sha256(p.read_bytes()).hexdigest()
-    return fingerprint([[p.name, hashed(p)] for p in (*table_modules(), *records(tier, data))], code(notebook))
+    return fingerprint([[p.name, hashed(p)] for p in (*table_modules(), *records(tier, data))])
 
 
 def from_batch(notebook: Path, tier: str, data: str) -> Path | None:
@@ -69,7 +72,7 @@ def executions(
             continue
         tier, data = shown(name)
         done = settings().runs/'docs'/tier/data/notebook.name
-        stamp, note = read_by(notebook, tier, data), f'*Executed on {TITLES.get(data, data)}, {tier} tier.*'
+        stamp, note = fingerprint(behind(tier, data), code(notebook)), f'*Executed on {TITLES.get(data, data)}, {tier} tier.*'
         if (batch := from_batch(notebook, tier, data)): out[name] = batch, note
         elif done.exists() and (s := done.with_suffix('.stamp')).exists() and s.read_text() == stamp: out[name] = done, note
         elif name in TABLES and TABLES[name].store and not (store_path(tier_config(tier, data))/'store.json').exists():

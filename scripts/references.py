@@ -28,7 +28,7 @@ def read_bib(text: str) -> dict[str, dict[str, str]]:  # key -> fields, in the o
 def names(author: str) -> str:
     "First names in front; three dots of a list are `et al.`"
     people = [' '.join(reversed(p.split(', '))) for p in author.split(' and ')]
-    if people[-1] == 'others': return ', '.join(people[:-1]) + ' et al.'
+    if people[-1] == 'others': return ', '.join(people[:-1]) + ' et al'
     return people[0] if len(people) == 1 else f"{', '.join(people[:-1])} and {people[-1]}"
 
 
