@@ -25,8 +25,16 @@ from smalldocs.site import build
 ROOT = Path(__file__).resolve().parent.parent
 NBS, FIGURES, KATEX = ROOT/'nbs', ROOT/'figures', ROOT/'scripts'/'vendor'/'katex'
 LINK = re.compile(r'(\]\(|\b(?:src|href)=")([^)"#\s]+)')  # up to the anchor
-NAMES = NbdevLookup(incl_libs='mgr_paper')
 PAGES = {f'/{nbpath2html(p.relative_to(NBS)).as_posix()}': p for p in NBS.rglob('[!_.]*.ipynb')}  # as nbdev links to them
+
+
+class Names(NbdevLookup):
+    "Where names in backticks lead. A plain word such as `label` is more often a column or an argument than the function of that name."
+
+    def doc(self, sym: str): return super().doc(sym) if re.search('[A-Z_.]', sym) else None
+
+
+NAMES = Names(incl_libs='mgr_paper')
 
 
 class Links:
