@@ -884,6 +884,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mgr_paper/evidence/verdict.py'),
                                             'mgr_paper.evidence.verdict.group_text': ( '7_evidence/verdict.html#group_text',
                                                                                        'mgr_paper/evidence/verdict.py'),
+                                            'mgr_paper.evidence.verdict.headline': ( '7_evidence/verdict.html#headline',
+                                                                                     'mgr_paper/evidence/verdict.py'),
                                             'mgr_paper.evidence.verdict.label_text': ( '7_evidence/verdict.html#label_text',
                                                                                        'mgr_paper/evidence/verdict.py'),
                                             'mgr_paper.evidence.verdict.labels': ( '7_evidence/verdict.html#labels',
