@@ -226,6 +226,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'mgr_paper.commands.ground._version': ( '8_commands/ground.html#_version',
                                                                                    'mgr_paper/commands/ground.py'),
                                            'mgr_paper.commands.ground.ask': ('8_commands/ground.html#ask', 'mgr_paper/commands/ground.py'),
+                                           'mgr_paper.commands.ground.command': ( '8_commands/ground.html#command',
+                                                                                  'mgr_paper/commands/ground.py'),
                                            'mgr_paper.commands.ground.program': ( '8_commands/ground.html#program',
                                                                                   'mgr_paper/commands/ground.py'),
                                            'mgr_paper.commands.ground.settings_of': ( '8_commands/ground.html#settings_of',
