@@ -96,7 +96,10 @@ class SitePages(FilterDefaults):
         "Process one notebook, perhaps the executed copy of another one."
         nb, self.page = read_nb(source), page
         nb.path_ = page
-        if note: nb.cells.insert(1, mk_cell(note, 'markdown'))
+        title, prose = re.match(r'(# .+\n+> .+\n*)?(?s:(.*))', nb.cells[0].source).groups()
+        if title:  # nbdev makes front matter of the cell and drops what else is in it
+            nb.cells[0].source = title
+            nb.cells[1:1] = [mk_cell(text, 'markdown') for text in (note, prose) if text]
         self(nb)
         to.parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, to)
@@ -106,6 +109,11 @@ def results(links: Links) -> str:  # Markdown
     "The page of all tables and figures."
     text = links.mend((FIGURES/'README.md').read_text(encoding='utf-8'), FIGURES/'README.md', NBS/'results.md')
     return re.sub(r'\[(`[^`]*/records`)\]\([^)]*\)', r'\1', text)  # thousands of files; the site shows what was made of them
+
+
+def in_bar(page: str, title: str) -> str:  # YAML
+    "An entry of the sidebar."
+    return f'      - href: {page}\n        text: {title}\n'
 
 
 def with_own_katex(text: str, page: Path, site: Path) -> str:  # HTML
@@ -131,13 +139,16 @@ def main(to: Path, run: bool) -> list[str]:  # warnings
                 (work/rel).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(p, work/rel)
         (work/'results.md').write_text(results(links), encoding='utf-8')
-        bar = sidebar().replace('- index.ipynb\n', '- index.ipynb\n      - results.md\n', 1)
-        (work/'sidebar.yml').write_text(bar + '' if 'references.md' in bar else bar + '      - references.md\n', encoding='utf-8')
+        bar = sidebar().replace('- index.ipynb\n', f'- index.ipynb\n{in_bar("results.md", "Results")}', 1)
+        if 'references.md' not in bar: bar += in_bar('references.md', 'Bibliography')
+        (work/'sidebar.yml').write_text(bar, encoding='utf-8')
         links.copy()
         site = build(work, quiet=True)
         shutil.copytree(KATEX, site.out/'site_libs'/'katex')
         for page in site.out.rglob('*.html'):
             page.write_text(with_own_katex(page.read_text(encoding='utf-8'), page, site.out), encoding='utf-8')
+        for theme in site.out.glob('site_libs/themes/*.css'):  # each asks another host for a font; the system's will do
+            theme.write_text(re.sub(r'@import url\(https?:[^)]*\);?', '', theme.read_text(encoding='utf-8')), encoding='utf-8')
         shutil.rmtree(to, ignore_errors=True)
         shutil.copytree(site.out, to)
         return site.warnings
