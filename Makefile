@@ -71,7 +71,8 @@ docs: $(STAMP) ## the docs site in _docs: notebooks, API, all tables and figures
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/docs.py $(ARGS)
 
 lab: $(STAMP) ## read and rerun the notebooks in JupyterLab
-	@$(BIN)/jupyter lab nbs/index.ipynb $(ARGS)
+	@echo "JupyterLab opens nbs/index.ipynb in your browser; Ctrl-C here ends it."
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(BIN)/jupyter lab nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 hooks: $(STAMP) ## once per clone, before the first change: notebooks are cleaned on save and merge cell by cell
 	@PATH="$(CURDIR)/$(BIN):$$PATH" nbdev-install-hooks
