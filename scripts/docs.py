@@ -14,6 +14,7 @@ from pathlib import Path
 from docs_ablations import executions
 from fastcore.docments import MarkdownRenderer
 from fastcore.nbio import mk_cell, read_nb, write_nb
+from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from nbdev.config import nbpath2html
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import Processor
@@ -95,6 +96,7 @@ class SitePages(FilterDefaults):
     def linked(self, cell):
         "Names in backticks become links, and links work in the site."
         path = self.page
+        CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)  # what was printed in pieces is one block
         if cell.cell_type == 'markdown': cell.source = self.links.mend(NAMES.linkify(cell.source), path, path)
         for out in cell.get('outputs', []):
             for kind in ('text/markdown', 'text/html'):

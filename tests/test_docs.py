@@ -107,11 +107,14 @@ def test_every_link_and_anchor_inside_the_site_leads_somewhere(site, pages):
 
 
 def test_equations_are_drawn_and_nothing_is_left_raw(pages):
+    equations = 0
     for path in NOTEBOOKS:
         text = '\n'.join(''.join(c['source']) for c in json.loads((ROOT/'nbs'/path).read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')
-        assert pages[path.with_suffix('.html').as_posix()]['displays'] >= len(re.findall(r'\$\$.+?\$\$', text, re.S)), path
+        written, page = len(re.findall(r'\$\$.+?\$\$', text, re.S)), pages[path.with_suffix('.html').as_posix()]
+        assert page['displays'] >= written and page['formulas'] >= written, path
+        equations += written
+    assert equations, 'no notebook has an equation'
     assert wrong(pages, 'wrong') == {} and wrong(pages, 'raw') == {}
-    assert sum(page['formulas'] for page in pages.values()) > 500
 
 
 def test_a_phone_never_scrolls_a_page_sideways(pages):
