@@ -50,6 +50,7 @@ def run_folder(data: str, branch: str, of: dict, records: Path, work: Path, to: 
             raise MgrError(f'no {file}', f'make it: mgr-paper reproduce --tier bench --data {data}, or point --records and --runs at it')
     record = read_record(here['record'])
     tensors, config = load_tensors(network)
+    if config['branch'] != branch: raise MgrError(f"{network} is a network of {config['branch']}", 'train again')
     if config['config'] != record['config']: raise MgrError(f'{network} and {here["record"]} have different settings', 'train again')
     if record['tier'] != 'bench' or record['parameters_requested']:
         raise MgrError(f'{here["record"]} is not of the plain bench tier', 'make it with mgr-paper reproduce')
