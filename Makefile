@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 POSE := .venv-pose
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install pose-env browser paper test test-notebooks test-python docs lab hooks readme clean distclean
+.PHONY: help install pose-env browser paper test test-notebooks test-python docs lab hooks weights readme clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -76,6 +76,9 @@ lab: $(STAMP) ## read and rerun the notebooks in JupyterLab
 
 hooks: $(STAMP) ## once per clone, before the first change: notebooks are cleaned on save and merge cell by cell
 	@PATH="$(CURDIR)/$(BIN):$$PATH" nbdev-install-hooks
+
+weights: $(STAMP) ## mgr_paper/weights from the bench tier's networks and records (mgr-paper reproduce --tier bench makes them)
+	@$(BIN)/python scripts/weights.py $(ARGS)
 
 readme: $(STAMP) ## README.md, the sidebar and the bibliography, from the notebooks
 	@$(BIN)/python scripts/references.py

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'LABELS', 'GROUPS', 'MUTED', 'INKS', 'SIGNS', 'DASHES', 'FEW', 'CONTROLS', 'style', 'ink',
            'stream_look', 'ink_on', 'caption', 'canvas', 'ticks', 'must_have', 'figure_files', 'settle', 'save_figure',
-           'cut_labels', 'small_png', 'long_tail_figure', 'confusion_figure', 'reliability_figure', 'rounds_figure']
+           'drawn_texts', 'cut_labels', 'small_png', 'long_tail_figure', 'confusion_figure', 'reliability_figure',
+           'rounds_figure']
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #ce7980ef
 import textwrap
@@ -37,7 +38,7 @@ def style() -> dict: # matplotlib settings
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #74a00002
 INKS = ('#332288', '#117733', '#AA4499', '#707070', '#8A7A00', '#882255', '#2A8C7A', '#661100', '#3D7BD6', '#D1495B')
-SIGNS, DASHES = 'o^sDvP<>hX', ('-', '--', '-.', ':')
+SIGNS, DASHES = 'o^sDvP<>hXp', ('-', '--', '-.', ':')
 
 def ink(
     i:int, # which of the things that are no branches
@@ -142,19 +143,25 @@ def save_figure(
     return files
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #db8d0727
+def drawn_texts(
+    fig:Figure, # with its layout solved
+) -> list: # matplotlib texts
+    "The texts that a reader sees: not those of ticks beyond an axis or of axes that are switched off."
+    hidden = set()
+    for ax in fig.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            gone = [tick for tick in axis.majorTicks + axis.minorTicks if not low <= tick.get_loc() <= high or not ax.axison]
+            hidden |= {label for tick in gone for label in (tick.label1, tick.label2)} | (set() if ax.axison else {axis.label})
+    return [t for t in fig.findobj(mpl.text.Text) if t.get_visible() and t.get_text().strip() and t not in hidden]
+
 def cut_labels(
     fig:Figure, # any figure
 ) -> list[str]: # texts that do not lie wholly on the canvas
     "Labels that would be cut off."
     with mpl.rc_context(style()):
         settle(fig).draw_without_rendering()
-        box, hidden = fig.bbox.padded(.5), set()          # ticks beyond the axis limits exist but are not drawn
-        for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)):
-            low, high = sorted(axis.get_view_interval())
-            outside = [tick for tick in axis.majorTicks + axis.minorTicks if not low <= tick.get_loc() <= high]
-            hidden |= {label for tick in outside for label in (tick.label1, tick.label2)}
-        ends = [(t.get_text(), t.get_window_extent()) for t in fig.findobj(mpl.text.Text)
-                if t.get_visible() and t.get_text().strip() and t not in hidden]
+        box, ends = fig.bbox.padded(.5), [(t.get_text(), t.get_window_extent()) for t in drawn_texts(fig)]
     return [t for t, e in ends if e.x0 < box.x0 or e.y0 < box.y0 or e.x1 > box.x1 or e.y1 > box.y1]
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #74a00005

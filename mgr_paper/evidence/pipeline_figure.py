@@ -122,7 +122,7 @@ def pipeline_figure(
         if b not in NETWORKS: raise MgrError(f'no picture of a branch {b!r}', f"choose from {', '.join(NETWORKS)}")
     strip_frames(len(clip.frames), 1)
     M = max(3, len(branches))
-    fig = canvas(WIDTH, .62 + M*_ROW + _LOOP + .3, title, note, simulated)
+    fig = canvas(WIDTH, .62 + M*_ROW + _LOOP + .2, title, note, simulated)
     fig.set_layout_engine('none')
     H = fig.get_figheight()
     foot, head = .12 + .14*(fig.get_supxlabel().count('\n') + 1)*bool(note), H - .42 - .2*fig.get_suptitle().count('\n')
@@ -131,7 +131,7 @@ def pipeline_figure(
     board.axis('off')
     place = lambda x, y, w, h: fig.add_axes([x/WIDTH, y/H, w/WIDTH, h/H])
     say = lambda x, y, text, size=7.5, **kw: board.text(x, y, text, fontsize=size, **{'va': 'center', 'ha': 'center'} | kw)
-    middle = [head - .3 - _ROW*(i + .5) for i in range(M)]
+    middle = [head - .2 - _ROW*(i + .5) for i in range(M)]
     for (x, w), text in zip((_A, _B, _C, _D, _E), ('a clip of an unseen person', 'what each branch is given', 'its network', 'calibrated answers',
                                                    'their soft vote')):
         say(x + w/2, head, text, 8, color=MUTED)
@@ -186,7 +186,7 @@ def _draw_loop(say, board, branches, middle, vote, foot, answers, labels): # fro
     board.add_patch(FancyBboxPatch((left, foot), right - left, top - foot, boxstyle='round,pad=0,rounding_size=.08', fc=_tint(colour, .08), ec=colour, lw=1.4))
     say(left + .1, top - .14, 'CMPL: a label that is sure and shared teaches every network again', 9, ha='left', fontweight='bold', color=colour)
     words = label_words(labels, answers) if labels and answers else 'Not run: no round of pseudo-labels stands in the records.'
-    say(left + .1, top - .28, textwrap.fill(words, 112), 7.5, ha='left', va='top', linespacing=1.3)
+    say(left + .1, top - .28, textwrap.fill(words, 118), 7.5, ha='left', va='top', linespacing=1.3)
     dashed = dict(ls=(0, (4, 2)), shrinkA=0, shrinkB=0)
     _arrow(board, (_E[0] + _E[1]/2, vote - .03), (_E[0] + _E[1]/2, top + .03), colour, lw=1.6)
     board.plot([trunk, trunk], [top, middle[0] - .24], color=colour, lw=1.6, ls=(0, (4, 2)))

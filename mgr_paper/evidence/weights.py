@@ -20,7 +20,7 @@ def shipped() -> dict[str, Path]: # name -> run folder; the name of a set stands
     "The runs that come with the package."
     sets = sorted(p.parent for p in WEIGHTS.glob(f"*/{CARD}"))
     return {s.name: s/"vote" for s in sets} | {
-        f"{s.name}/{r.parent.name}": r.parent for s in sets for r in sorted(s.glob("*/record.json"))}
+        f"{s.name}/{r.parent.name}": r.parent for s in sets for r in sorted(s.glob("*/record.json")) if r.parent.name != "vote"}
 
 def find_run(
     run: str|Path, # a run's folder, or the name of a shipped one
