@@ -6,9 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from mgr_paper.batch import parameters, run_notebook
-from mgr_paper.config import TIERS, settings, tier_config
+from mgr_paper.config import TIERS, settings
 from mgr_paper.core import atomic_path, fingerprint, progress, root
-from mgr_paper.evidence.experiments import DATA, TABLES, store_path
+from mgr_paper.evidence.experiments import DATA, TABLES
 from mgr_paper.evidence.page import TITLES
 from mgr_paper.evidence.reproduce import table_modules
 
@@ -75,8 +75,6 @@ def executions(
         stamp, note = fingerprint(behind(tier, data), code(notebook)), f'*Executed on {TITLES.get(data, data)}, {tier} tier.*'
         if (batch := from_batch(notebook, tier, data)): out[name] = batch, note
         elif done.exists() and (s := done.with_suffix('.stamp')).exists() and s.read_text() == stamp: out[name] = done, note
-        elif name in TABLES and TABLES[name].store and not (store_path(tier_config(tier, data))/'store.json').exists():
-            out[name] = notebook, f'*Not executed here: it shows clips, and there is no clip store of {data}. {WHERE}*'
         elif not run: out[name] = notebook, f'*Not executed in this build. {WHERE}*'
         else:
             todo[name] = notebook, tier, data, done, stamp
