@@ -161,7 +161,7 @@ def main(to: Path, run: bool) -> list[str]:  # warnings
             theme.write_text(re.sub(r'@import url\(https?:[^)]*\);?', '', theme.read_text(encoding='utf-8')), encoding='utf-8')
         shutil.rmtree(to, ignore_errors=True)
         shutil.copytree(site.out, to)
-        return site.warnings
+        return [w for w in site.warnings if not re.search('output-file|format-links|format commonmark', w)]  # for Quarto, not for it
 
 
 if __name__ == '__main__':
