@@ -464,6 +464,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'mgr_paper/evidence/experiments.py'),
                                                 'mgr_paper.evidence.experiments.open_split': ( '7_evidence/experiments.html#open_split',
                                                                                                'mgr_paper/evidence/experiments.py'),
+                                                'mgr_paper.evidence.experiments.places': ( '7_evidence/experiments.html#places',
+                                                                                           'mgr_paper/evidence/experiments.py'),
                                                 'mgr_paper.evidence.experiments.runs': ( '7_evidence/experiments.html#runs',
                                                                                          'mgr_paper/evidence/experiments.py'),
                                                 'mgr_paper.evidence.experiments.store_path': ( '7_evidence/experiments.html#store_path',
