@@ -8,7 +8,7 @@ __all__ = ['main', 'app', 'settings_of']
 # %% ../nbs/8_commands/89_cli.ipynb #0e4e734e
 import signal, sys
 
-from .commands import graph, data, stages, results, doctor  # each adds its commands; help lists them in this order
+from .commands import graph, data, stages, results, export, doctor  # each adds its commands; help lists them in this order
 from .commands.ground import app, settings_of
 
 # %% ../nbs/8_commands/89_cli.ipynb #e6726122

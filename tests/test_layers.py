@@ -15,9 +15,9 @@ TORCH_FREE = ('core setting loss_settings config records batch preprocessing.lay
               'preprocessing.frames preprocessing.imigue preprocessing.pose_worker preprocessing.pose '
               'preprocessing.smg preprocessing.ma52 preprocessing.packed preprocessing.imigue_clips '
               'preprocessing.imigue_splits '
-              'preprocessing.simulate preprocessing.videos '
+              'preprocessing.simulate preprocessing.videos preprocessing.kinect_view '
               'losses.class_weights fusion.calibrate fusion.vote fusion.baselines adaptation.cmpl evidence.metrics evidence.stats '
-              'evidence.experiments evidence.results evidence.tables evidence.figures evidence.watch '
+              'evidence.experiments evidence.weights evidence.stages evidence.results evidence.tables evidence.figures evidence.watch '
               'evidence.submission evidence.loss_tables evidence.geometry_figures evidence.adaptation_tables adaptation.noise '
               'evidence.fusion_tables evidence.diversity evidence.fusion_figures '
               'commands.ground commands.graph commands.data commands.stages commands.results commands.doctor cli').split()

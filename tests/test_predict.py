@@ -116,7 +116,9 @@ def test_branches_without_input_are_left_out(made, tmp_path):
     prepare_utd(tmp_path/"raw", tmp_path/"store", size=32)
     changes = {"train.epochs": 1, "train.batch": 6}
     for b in ("joint", "depth"): train_run(tmp_path/"store", b, tmp_path/b, tier="smoke", changes=changes)
-    with pytest.raises(MgrError, match="joint, openpose137 cannot become kinect20"): open_panel([tmp_path/"joint", tmp_path/"depth"])
+    panel = open_panel([tmp_path/"joint", tmp_path/"depth"])  # a Kinect's joints are made from an estimator's, its depth cannot be
+    assert [v.name for v in panel.voters] == ["joint"] and panel.left_out == [dict(name="depth", why="needs depth pictures")]
+    with pytest.raises(MgrError, match="no network can read a plain video: depth, needs depth pictures"): open_panel([tmp_path/"depth"])
     # the same, were the vote one of joints and depth on iMiGUE's skeleton
     for b in ("joint", "depth"):
         r = read_record(tmp_path/b/"record.json")

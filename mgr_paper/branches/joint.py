@@ -30,7 +30,8 @@ def body_frame(
     centre = torch.where(own.sum(1, keepdim=True) > 0, mean(p[:, :, layout.centre, None], own, (1, 2)), everything)
     a, b = layout.scale
     both = (seen[:, :, a, 0]*seen[:, :, b, 0]) > 0
-    width = (p[:, :, a] - p[:, :, b]).norm(dim=-1).masked_fill(~both, float("nan")).nanmedian(1).values
+    widths = (p[:, :, a] - p[:, :, b]).norm(dim=-1).masked_fill(~both, float("inf")).sort(1).values
+    width = widths.gather(1, (both.sum(1, keepdim=True) - 1).clamp(min=0)//2)[:, 0]  # lower median; nanmedian cannot be exported
     spread = mean((p - everything)**2, seen, (1, 2)).sum((1, 2, 3)).sqrt()
     unit = torch.where(width.isfinite() & (width > 1e-6), width, spread).clamp(min=1e-6)[:, None, None, None]
     return (p - centre)/unit*seen, conf

@@ -28,10 +28,10 @@ def submit(
     show(submit_run(run, out, style, test_list, fill), f"submission {out}")
 
 # %% ../../nbs/8_commands/84_results.ipynb #8391b1fd
-@command("predict talk.mp4 --run runs/vote --out talk")
+@command("predict talk.mp4 --run utd-mhad --out talk")
 def predict(
     video: Annotated[Path, typer.Argument(help="A clip, or a long video.")],
-    run: Annotated[list[Path], typer.Option(help="Folder of a vote, or of one run; again for each further run.")],
+    run: Annotated[list[Path], typer.Option(help="Folder of a vote, or of one run (again for each further one), or shipped weights: synth, utd-mhad.")],
     out: Annotated[Path, typer.Option(help="New folder: table, timeline, film, page.")],
     pose: Annotated[Path|None, typer.Option(help="Skeleton file of `extract`. Default: extract now.")] = None,
     threshold: Annotated[float|None, typer.Option(

@@ -22,9 +22,10 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from ..core import MgrError, atomic_path
-from .figures import canvas, settle, style
+from .figures import canvas, must_have, settle, style, ticks
 from .stages import new_folder
-from .windows import VIEWED, Panel, open_panel, score_windows, window_spans
+from .weights import card_of
+from .windows import VIEWED, Panel, from_kinect, open_panel, score_windows, window_spans
 from ..preprocessing.frames import Probe, count_frames, frames, probe, write_video
 from ..preprocessing.layouts import PART_COLOUR, layout
 
@@ -105,16 +106,17 @@ def timeline_figure(
     simulated: bool = False, # stamp
 ) -> Figure:
     "A row for each class that is called, over the time, and the confidence of the vote."
-    parts, plain = segments(table), lambda text: text.replace("$", r"\$")  # no formula in a file name
+    must_have(table, "window")
+    parts = segments(table)
     rows = [*class_colours(parts["call"])]
     rows = [r for r in rows if r in set(parts["call"])]
     colours, end = class_colours(parts["call"]), float(table["to"].iloc[-1])
-    fig = canvas(10, 2.6 + .21*len(rows), plain(title), plain(note), simulated)
+    fig = canvas(10, 2.6 + .21*len(rows), title, note, simulated)
     top, low = fig.subplots(2, 1, sharex=True, height_ratios=[.21*len(rows) + .15, 1.1])
     for i, name in enumerate(rows):
         at = parts[parts["call"] == name]
         top.broken_barh(list(zip(at["from"], at["to"] - at["from"])), (i - .4, .8), color=colours[name])
-    top.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - .5, -.5))
+    top.set(yticks=range(len(rows)), yticklabels=ticks(rows), ylim=(len(rows) - .5, -.5))
     top.grid(axis="x")
     low.stairs(table["confidence"], [*table["from"], end], baseline=None, color="k")
     if floor <= 1: low.axhline(floor, color="#D55E00", lw=1, ls="--", label=f"floor {floor:.2f}")
@@ -270,13 +272,17 @@ def facts_of(
                    "on these very clips, and they were cut out by hand: windows of a running video are harder.")
     else: out.append(f"No floor gave {precision:.0%} right calls among enough held-out clips, so nothing is called.")
     out.append("One person at most is followed. Time is counted in frames of one length.")
+    out += [f"{l['name']} does not vote: it {l['why']}." for l in panel.left_out]
+    if from_kinect(panel.voters[0].record):
+        out.append("The networks know a Kinect's skeleton. The joints of this video were made into one, and how well that works is not measured.")
+    if card := card_of(panel.voters[0].folder): out += [f"Shipped weights {card['name']}.", *card["limits"]]
     if panel.voters[0].record["data"]["simulated"]:
         out.append("The networks were trained on simulated data; what they say of real people means nothing.")
     return [*out, "Classes are those of trimmed clips: what none of them describes can still be called one of them."]
 
 def predict_video(
     video: Path,
-    runs, # folder of a vote, or of one or more trained or adapted runs
+    runs, # folder or shipped name of a vote, or folders of one or more trained or adapted runs
     out: Path, # new folder
     pose = None, # skeleton file of `extract`, or joints (T,137,3); None: extract now
     threshold: float|None = None, # least confidence of a call; None: as held-out people decide
@@ -289,6 +295,7 @@ def predict_video(
     if threshold is not None and not 0 <= threshold <= 1:
         raise MgrError(f"threshold {threshold} is no confidence", "give a number from 0 to 1")
     panel = open_panel(runs, precision)
+    for left in panel.left_out: print(f"{left['name']} does not vote on {video.name}: it {left['why']}")
     floor = panel.floor if threshold is None else threshold
     with atomic_path(out) as tmp:
         tmp.mkdir()

@@ -19,6 +19,7 @@ from ..core import MgrError, atomic_path, choose
 from .experiments import DATA, Run, method_rounds, open_split
 from .metrics import measured, metrics
 from .stats import Interval, bootstrap
+from .weights import announce, find_run, shipped
 from ..fusion.calibrate import softmax
 from ..fusion.vote import fit_vote, vote
 from ..preprocessing.layouts import lacking
@@ -39,7 +40,8 @@ def run_record(
     folder: Path, # of a run
 ) -> dict: # its record
     "The record of a run's folder."
-    if not Path(folder).is_dir(): raise MgrError(f"no run folder {folder}", "make one with mgr-paper train")
+    if not Path(folder).is_dir():
+        raise MgrError(f"no run folder {folder}", f"make one with mgr-paper train, or take shipped weights: {', '.join(shipped())}")
     if not (Path(folder)/"record.json").is_file():
         raise MgrError(f"{folder} holds no record.json", "give the folder that train, adapt or fuse wrote")
     return read_record(Path(folder)/"record.json")
@@ -73,6 +75,7 @@ def train_run(
     cfg = tier_config(tier, data, {
         "split": choose(split or DATA[data].splits[0], DATA[data].splits, f"split of {data}")} | changes)
     if "layout" not in changes and lacking(store.meta.layout, cfg.layout): cfg = override(cfg, {"layout": store.meta.layout})
+    if init is not None: announce([init := find_run(init)])
     from mgr_paper.evidence import pipeline  # here, because voting needs no torch
     run = Run("source", data, cfg.split, cfg.long_tail, seed, branch)
     with atomic_path(out) as tmp:
@@ -114,7 +117,8 @@ def adapt_runs(
     method: str = "cmpl", # a method of METHOD_LABEL; oracle and noise read test labels
 ) -> list[dict]: # records, round by round
     "Let trained networks label the unseen people's clips for each other, and learn from it."
-    store, out, folders = ClipStore(store), new_folder(out), [Path(f) for f in folders]
+    store, out, folders = ClipStore(store), new_folder(out), [find_run(f) for f in folders]
+    announce(folders)
     records = matching_runs(folders, ("data", "split", "seed", "config", "method"))
     first, branches = records[0], DATA[records[0]["data"]["name"]].branches
     if first["method"] != "source":
@@ -171,7 +175,8 @@ def fuse_runs(
     out: Path, # new folder
 ) -> dict: # record
     "A calibrated, weighted vote of runs."
-    folders, out = [Path(f) for f in folders], new_folder(out)
+    folders, out = [find_run(f) for f in folders], new_folder(out)
+    announce(folders)
     if len(folders) < 2: raise MgrError(f"{len(folders)} run cannot vote", "give two or more")
     records = matching_runs(folders)
     first, cfg = records[0], from_dict(records[0]["config"], RunConfig)
@@ -199,9 +204,10 @@ def fuse_runs(
 
 # %% ../../nbs/7_evidence/77_stages.ipynb #13188503
 def evaluate_run(
-    folder: Path, # of a run
+    folder: Path, # of a run, or the name of a shipped one
 ) -> tuple[dict, dict[str, Interval]]: # record with its metrics computed again, intervals of micro- and macro-F1
     "Compute the metrics of a run again from its scores."
+    announce([folder := find_run(folder)])
     record, s = run_record(folder), scores_of(folder, "test")
     if (s["y"] < 0).any():
         raise MgrError(f"{folder} scored clips whose labels are not published", "write a challenge file: mgr-paper submit")
