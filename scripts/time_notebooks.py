@@ -29,34 +29,18 @@ def notebooks() -> dict[str, Path]:
 
 
 def clone(folder: Path) -> Path:
-    "A project without results of the small tiers that shares everything else with this one."
+    "A project as a fresh clone is, without results of the small tiers."
     for name in SHARED:
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         (folder/name).symlink_to(PROJECT/name)
     return folder
 
 
-def smoke_records(root: Path) -> Path:
-    "The records that the ablation notebooks read by default."
-    from mgr_paper.batch import run_notebook
-    from mgr_paper.evidence.experiments import runs
-    old = os.environ.get("MGR_ROOT")
-    os.environ["MGR_ROOT"] = str(root)
-    try:
-        for run in runs("smoke", "synth"):
-            given = {k: getattr(run, k) for k in ("kind", "data", "split", "long_tail", "seed", "what", "variant")}
-            run_notebook(PROJECT/"nbs"/"ablations"/"r0_run.ipynb", root/"logs"/f"{run.kind}-{run.what}.ipynb", tier="smoke", **given)
-    finally:
-        if old is None: del os.environ["MGR_ROOT"]
-        else: os.environ["MGR_ROOT"] = old
-    return root/"figures"/"smoke"/"records"
-
-
 def measure(path: Path, root: Path) -> dict:
     "Run one notebook in a fresh kernel: wall and processor seconds, its error, what it wrote to stderr."
     nb = nbformat.read(path, 4)
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    env = os.environ | {"MGR_ROOT": str(root), "MGR_BATCH": "1"}
+    env = {k: v for k, v in os.environ.items() if k not in ("MGR_BATCH", "IN_TEST")} | {"MGR_ROOT": str(root)}
     client = NotebookClient(nb, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
     error = ""
     try: client.execute(env=env)
@@ -79,10 +63,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="notebooks-") as folder:
         root = clone(Path(folder))
         wanted = ask.names or list(known)
-        if any(known[n].parent.name == "ablations" for n in wanted):
-            start = time.perf_counter()
-            smoke_records(root)
-            print(f"(smoke records for the ablations made in {time.perf_counter() - start:.0f} s)", flush=True)
         print(f"{'notebook':28} {'wall, s':>8} {'CPU, s':>8}", flush=True)
         for name in wanted:
             m = measure(known[name], root)

@@ -6,7 +6,7 @@
 __all__ = ['SYSTEM', 'EXTRAS', 'app', 'TIERS', 'Command', 'program', 'command', 'words', 'settings_of', 'show', 'ask']
 
 # %% ../../nbs/8_commands/80_ground.ipynb #2ce0fa12
-import errno, json, sys
+import errno, json, os, sys
 from collections.abc import Callable, Iterable
 from typing import Annotated
 
@@ -46,15 +46,27 @@ class Command(TyperGroup):
             from mgr_paper.core import MgrError  # here, because NumPy comes with it
             if not isinstance(e, MgrError): raise
             self.fail(str(e))
-        if code == 130: self.fail("interrupted")  # what typer makes of an interrupt from the keyboard
+        if code == 130: self.fail("interrupted", code)  # what typer makes of an interrupt from the keyboard
         sys.exit(code if isinstance(code, int) else 0)
+
+    def parse_args(self, ctx, args):
+        "The name of a shell may follow a flag about completion."
+        if len(args) == 2 and args[0].endswith("-completion"): ctx.meta["shell"] = args.pop()
+        return super().parse_args(ctx, args)
+
+    def get_help_option(self, ctx):
+        "--help as a flag that is off, not unset: a look at an unset one makes typer load a library of types."
+        option = super().get_help_option(ctx)
+        option.default = False
+        return option
 
     @staticmethod
     def fail(
         text: str, # one line
+        code: int = 2,
     ):
         print(f"error: {text}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(code)
 
 # %% ../../nbs/8_commands/80_ground.ipynb #7c606a56
 app = typer.Typer(name="mgr-paper", cls=Command, no_args_is_help=True, add_completion=False,
@@ -65,24 +77,31 @@ def _version(asked: bool):
     print("mgr-paper", __version__)
     raise typer.Exit
 
-def _show(shell: Shells|None):
-    if not shell: return
-    print(get_completion_script(prog_name="mgr-paper", complete_var="_MGR_PAPER_COMPLETE", shell=shell.value))
+def _shell(ctx: typer.Context) -> str: # a name that typer knows
+    from mgr_paper.core import MgrError, choose
+    asked = ctx.meta.get("shell") or os.path.basename(os.environ.get("SHELL", ""))
+    if not asked: raise MgrError("no shell is known here", f"name it: {ctx.command_path} --show-completion bash")
+    return choose(asked, [s.value for s in Shells], "shell")
+
+def _show(ctx: typer.Context, asked: bool):
+    if not asked: return
+    print(get_completion_script(prog_name="mgr-paper", complete_var="_MGR_PAPER_COMPLETE", shell=_shell(ctx)))
     raise typer.Exit
 
-def _install(shell: Shells|None):
-    if not shell: return
-    name, path = install(shell=shell.value, prog_name="mgr-paper", complete_var="_MGR_PAPER_COMPLETE")
+def _install(ctx: typer.Context, asked: bool):
+    if not asked: return
+    name, path = install(shell=_shell(ctx), prog_name="mgr-paper", complete_var="_MGR_PAPER_COMPLETE")
     print(f"completion for {name} is in {path}; it works from the next terminal on")
     raise typer.Exit
 
 @app.callback(epilog="\b\nExample: mgr-paper reproduce --tier smoke\nMore on a command: mgr-paper train --help")
 def program(
     version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")] = False,
-    show_completion: Annotated[Shells|None, typer.Option(
-        is_eager=True, callback=_show, help="Print what makes a shell complete the commands.")] = None,
-    install_completion: Annotated[Shells|None, typer.Option(
-        is_eager=True, callback=_install, help="Put it where the shell finds it.")] = None,
+    show_completion: Annotated[bool, typer.Option(
+        "--show-completion", is_eager=True, callback=_show,
+        help="Print what makes a shell complete the commands: --show-completion bash (or zsh, fish, powershell).")] = False,
+    install_completion: Annotated[bool, typer.Option(
+        "--install-completion", is_eager=True, callback=_install, help="Put it where the shell finds it.")] = False,
 ):
     "Micro-gesture recognition: train, adapt to unseen people, vote, and make the paper's tables."
 

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['DATA', 'METHOD_LABEL', 'LATER', 'PICTURE', 'TABLE', 'TABLES', 'DataSpec', 'method_rounds', 'Run', 'open_split',
-           'config_of', 'grid_runs', 'runs', 'store_path', 'Artefact', 'tables_of', 'table_files']
+           'config_of', 'grid_runs', 'runs', 'store_path', 'Artefact', 'tables_of', 'table_files', 'places']
 
 # %% ../../nbs/7_evidence/72_experiments.ipynb #dd081731
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import DATA_SETS, FUSED, RunConfig, settings, tier_config, to_dict
+from ..config import DATA_SETS, FUSED, TIERS, RunConfig, settings, tier_config, to_dict
 from ..core import MgrError, choose, fingerprint
 from .variants import trained_as, variant
 from ..preprocessing import imigue_splits, ma52, smg, synth, utd_mhad
@@ -231,3 +232,19 @@ def table_files(
     made = TABLES[choose(name, TABLES, "table or figure")]
     stamp = "_simulated" if made.stamped and DATA[choose(data, DATA, "data set")].simulated else ""
     return [settings().figures/tier/data/f"{stem}{stamp}{end}" for stem in made.stems for end in made.ends]
+
+# %% ../../nbs/7_evidence/72_experiments.ipynb #1abp0002
+def places(
+    tier: str, # as the notebook was asked
+    data: str,
+    records: str = "", # folder of records; empty: the tier's
+    out: str = "", # folder for the files; empty: the tier's
+) -> tuple[str, Path, Path]: # the tier that is read, the folder of its records, the folder for the files
+    "Where a notebook of tables or figures reads and writes."
+    choose(tier, TIERS, "tier")
+    here = lambda tier: settings().figures/tier/"records"
+    adapted = lambda tier: any((here(tier)/data).glob("*/seed*/*-1/*.json"))
+    if tier == "smoke" and not records and not os.environ.get("MGR_BATCH") and not adapted("smoke") and adapted("bench"):
+        print("No records of the smoke tier are here (mgr-paper reproduce --tier smoke makes them): these are of the bench tier.")
+        return "bench", here("bench"), Path(out or settings().runs/"read"/data)
+    return tier, Path(records or here(tier)), Path(out or settings().figures/tier/data)

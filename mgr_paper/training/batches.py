@@ -88,7 +88,7 @@ def read_clips(
     random: np.random.Generator|None = None, # None: the same frames every time
     *,
     cfg: RunConfig, # frames of the branch, joint layout
-) -> Tensor: # (N,T,V,3 or 4) float32 or (N,T,H,W,C) uint8; a tuple of them for FUSED
+) -> Tensor|tuple[Tensor, ...]: # (N,T,V,3 or 4) float32 or (N,T,H,W,C) uint8; a tuple of them for FUSED
     "The frames that a branch reads of some clips, joints in the layout of the run."
     if branch in FUSED: return tuple(read_clips(store, b, indices, random, cfg=cfg) for b in cfg.branches)
     kind = INPUT_OF[kin(branch)]
