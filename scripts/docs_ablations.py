@@ -3,6 +3,7 @@ import hashlib
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
+from os.path import relpath
 from pathlib import Path
 
 from mgr_paper.batch import parameters, run_notebook
@@ -53,7 +54,7 @@ def from_batch(notebook: Path, tier: str, data: str) -> Path | None:
 def execute(notebook: Path, tier: str, data: str, done: Path, stamp: str) -> str:  # empty, or why it failed
     "Run a notebook; what it writes goes beside the executed copy, not to figures/."
     try:
-        with atomic_path(done) as tmp: run_notebook(notebook, tmp, tier=tier, data=data, out=str(done.with_suffix('')))
+        with atomic_path(done) as tmp: run_notebook(notebook, tmp, tier=tier, data=data, out=relpath(done.with_suffix(''), root()))
     except Exception as e:  # the site then has the notebook without outputs, and says why
         return str(e).strip().splitlines()[-1]
     done.with_suffix('.stamp').write_text(stamp)

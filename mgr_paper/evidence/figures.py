@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'LABELS', 'GROUPS', 'MUTED', 'INKS', 'SIGNS', 'DASHES', 'FEW', 'CONTROLS', 'style', 'ink',
-           'stream_look', 'ink_on', 'caption', 'canvas', 'ticks', 'must_have', 'figure_files', 'settle', 'save_figure',
-           'drawn_texts', 'cut_labels', 'small_png', 'long_tail_figure', 'confusion_figure', 'reliability_figure',
-           'rounds_figure']
+           'stream_look', 'ink_on', 'caption', 'Sheet', 'canvas', 'ticks', 'must_have', 'figure_files', 'settle',
+           'save_figure', 'drawn_texts', 'cut_labels', 'small_png', 'long_tail_figure', 'confusion_figure',
+           'reliability_figure', 'rounds_figure']
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #ce7980ef
 import textwrap
@@ -75,6 +75,15 @@ def caption(
     parts = count(n, 'clip', 'clips') + count(people, 'person', 'people') + count(seeds, 'seed', 'seeds')
     return ' '.join(filter(None, [('n = ' if n is not None else '') + ', '.join(parts) + '.' if parts else '', note]))
 
+# %% ../../nbs/7_evidence/74_figures.ipynb #d0c5a002
+class Sheet(Figure):
+    "A figure that a cell shows when it ends with it; pyplot, which sees to that elsewhere, is not needed."
+
+    def _repr_png_(self) -> bytes: # a PNG file
+        import io
+        with mpl.rc_context(style()): self.savefig(out := io.BytesIO(), format='png', dpi=110)
+        return out.getvalue()
+
 # %% ../../nbs/7_evidence/74_figures.ipynb #21a996c9
 def canvas(
     width:float, # inches
@@ -88,7 +97,7 @@ def canvas(
     fill = lambda text, n: textwrap.fill(text, int(width*n), break_on_hyphens=False)  # 'even-odd-longtail' is one name
     title, note = fill(title, 11), fill(note, 14.5)
     height += .2 * title.count('\n') + .14 * note.count('\n')               # long words take no room from the axes
-    fig = Figure(figsize=(width, height), layout='constrained', label='simulated' if simulated else '')
+    fig = Sheet(figsize=(width, height), layout='constrained', label='simulated' if simulated else '')
     fig.suptitle(title, x=.01, ha='left', fontsize=11, fontweight='bold')
     if note: fig.supxlabel(note, x=.01, ha='left', fontsize=8, color='#444444')
     return fig
