@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 POSE := .venv-pose
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install pose-env browser paper test test-notebooks test-python lab hooks weights readme clean distclean
+.PHONY: help install pose-env browser paper test test-notebooks test-python docs lab hooks weights readme clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -67,8 +67,12 @@ test-python: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -q --durations=8 $(ARGS) || exit 1; \
 	echo "== tests/ passed in $$(($$(date +%s)-s)) s"
 
+docs: $(STAMP) ## the docs site in _docs: notebooks, API, all tables and figures, bibliography
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/docs.py $(ARGS)
+
 lab: $(STAMP) ## read and rerun the notebooks in JupyterLab
-	@$(BIN)/jupyter lab nbs/index.ipynb $(ARGS)
+	@echo "JupyterLab opens nbs/index.ipynb in your browser; Ctrl-C here ends it."
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(BIN)/jupyter lab nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 hooks: $(STAMP) ## once per clone, before the first change: notebooks are cleaned on save and merge cell by cell
 	@PATH="$(CURDIR)/$(BIN):$$PATH" nbdev-install-hooks
@@ -76,7 +80,8 @@ hooks: $(STAMP) ## once per clone, before the first change: notebooks are cleane
 weights: $(STAMP) ## mgr_paper/weights from the bench tier's networks and records (mgr-paper reproduce --tier bench makes them)
 	@$(BIN)/python scripts/weights.py $(ARGS)
 
-readme: $(STAMP) ## README.md and the sidebar, from the notebooks
+readme: $(STAMP) ## README.md, the sidebar and the bibliography, from the notebooks
+	@$(BIN)/python scripts/references.py
 	@$(BIN)/python scripts/readme.py
 
 clean: ## remove caches, built docs and the quick and smoke figures; keeps .venv and runs/

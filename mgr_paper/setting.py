@@ -62,6 +62,8 @@ class Config:
                                    f'allowed: {low} or more' if high is None else f'allowed: {low} to {high}')
             object.__setattr__(self, f.name, value)
 
+_Kind = typing.TypeVar('_Kind', bound=Config)  # what goes into `override` or `from_dict` comes out again
+
 # %% ../nbs/00b_setting.ipynb #5cc3351d
 def _groups(cfg): return {f.name: getattr(cfg, f.name) for f in fields(cfg) if is_dataclass(getattr(cfg, f.name))}
 
@@ -85,9 +87,9 @@ def _set(cfg, path, value):
     return replace(cfg, **{path[0]: _set(getattr(cfg, path[0]), path[1:], value) if path[1:] else value})
 
 def override(
-    cfg:Config, # where to start from; stays as it is
+    cfg:_Kind, # where to start from; stays as it is
     changes:dict, # dotted name -> value, such as {'train.epochs': 3}
-) -> Config: # a changed copy
+) -> _Kind: # a changed copy
     "A copy of `cfg` with some settings changed by name."
     known = names(cfg)
     for key, value in changes.items():
@@ -119,8 +121,8 @@ def to_dict(
 
 def from_dict(
     d:dict, # as `to_dict` gave it
-    kind:type, # the class to rebuild
-) -> Config: # equal to the one that was written
+    kind:type[_Kind], # the class to rebuild
+) -> _Kind: # equal to the one that was written
     "Settings from plain data; an unknown name is an error, and one that came after the data has its usual value."
     kinds = {f.name: f.type for f in fields(kind)}
     for k in d: choose(k, kinds, f'{kind.__name__} field')

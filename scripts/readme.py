@@ -26,7 +26,7 @@ def sidebar() -> str:
     nbs, out = ROOT/'nbs', 'website:\n  sidebar:\n    contents:\n      - index.ipynb\n'
     folders = [p.name for p in sorted(nbs.iterdir()) if p.is_dir() and p.name[0] not in '._']
     parts = {'The ground': '0*', **{f.replace('_', ' ').title(): f'{f}/[!_.]*' for f in folders if f[0].isdigit()},
-             'The command': '[89]*', **{f.title(): f'{f}/[!_.]*' for f in folders if not f[0].isdigit()}}
+             **{f.title(): f'{f}/[!_.]*' for f in folders if not f[0].isdigit()}}
     for title, pattern in parts.items():
         found = [p.relative_to(nbs).as_posix() for p in sorted(nbs.glob(f'{pattern}.ipynb'))]
         if found: out += f'      - section: "{title}"\n        contents:\n'

@@ -21,7 +21,7 @@ from ..core import MgrError, choose
 from ..fusion.calibrate import softmax
 from ..preprocessing.store import ClipStore
 from ..training.checkpoints import load_tensors, save_tensors
-from ..training.train import Labelled, Network, fit, make_network, predict
+from ..training.train import Labelled, Network, fit, make_network, predict, recipe_of
 
 # %% ../../nbs/6_adaptation/61_adapt.ipynb #4675cf4e
 METHODS = ("cmpl", "self", "continued", "fixmatch", "dann", "shot", "oracle", "noise")
@@ -93,8 +93,8 @@ def student(
         pseudo = Labelled(unlabelled[k], labels.y[k].astype(np.int64), labels.weight[k].astype(np.float32))
     fresh = method != "shot" and (c.restart == "always" or (c.restart == "first" and r == 1))  # SHOT never
     if fresh: net.load_state_dict(make_network(name, store, cfg, seed).state_dict())
-    epochs, lr_scale = per_round(c.epochs, r) or cfg.train[name].epochs, 1. if fresh else c.lr_scale
-    steps = round_steps(len(source.indices), len(unlabelled), cfg.train[name].batch, epochs)
+    epochs, lr_scale = per_round(c.epochs, r) or recipe_of(cfg, name).epochs, 1. if fresh else c.lr_scale
+    steps = round_steps(len(source.indices), len(unlabelled), recipe_of(cfg, name).batch, epochs)
     return fit(net, name, store, first, cfg, seed, pseudo, per_round(c.eta, r), steps, lr_scale, state, extra=extra,
                begun=0. if fresh else 1.)
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from .ground import TIERS, app, settings_of, show, words
+from .ground import TIERS, command, settings_of, show, words
 
 # %% ../../nbs/8_commands/82_data.ipynb #e789df5d
 READERS = {  # kind -> module, function, options it takes
@@ -54,7 +54,7 @@ def _layouts() -> list[str]:
     from mgr_paper.preprocessing.layouts import JOINTS
     return list(JOINTS)
 
-@app.command(epilog="Example: mgr-paper prepare imigue ~/imigue stores/imigue --subjects subjects.csv")
+@command("prepare imigue ~/imigue stores/imigue --subjects subjects.csv")
 def prepare(
     kind: Annotated[str, typer.Argument(help=f"One of {', '.join(READERS)}.", autocompletion=words(*READERS))],
     folder: Annotated[Path, typer.Argument(
@@ -108,7 +108,7 @@ def shares(
     if n - val - test < least: raise MgrError(f"{n} are too few for train, val and test", f"ask for {3*least} or more")
     return n - val - test, val, test
 
-@app.command(epilog="Example: mgr-paper simulate trees/miga --clips 300 --subjects 12")
+@command("simulate trees/miga --clips 300 --subjects 12")
 def simulate(
     root: Annotated[Path, typer.Argument(help="New folder of the tree.")],
     clips: Annotated[int, typer.Option(help="In all; train, val and test get 5, 1 and 3 parts of 9.")] = 1800,
@@ -122,7 +122,7 @@ def simulate(
     show_report(report, f"simulated tree {root}")
 
 # %% ../../nbs/8_commands/82_data.ipynb #3f43b501
-@app.command(epilog="Example: mgr-paper extract talk.mp4 skeletons/")
+@command("extract talk.mp4 skeletons/")
 def extract(
     videos: Annotated[list[Path], typer.Argument(help="Video files, or one folder of them.")],
     out: Annotated[Path, typer.Argument(help="Folder for the skeleton files, one a video; '-': beside each video.")],

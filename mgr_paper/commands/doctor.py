@@ -6,10 +6,10 @@
 __all__ = ['doctor']
 
 # %% ../../nbs/8_commands/86_doctor.ipynb #618ca8c6
-from .ground import app, show
+from .ground import command, show
 
 # %% ../../nbs/8_commands/86_doctor.ipynb #f056e140
-@app.command(epilog="Example: mgr-paper doctor")
+@command("doctor")
 def doctor():
     "Say what is installed, and what will and won't run here."
     import shutil

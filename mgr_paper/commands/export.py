@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from .ground import app, show, words
+from .ground import command, show, words
 
 # %% ../../nbs/8_commands/85_export.ipynb #85000005
-@app.command(epilog="Example: mgr-paper export utd-mhad --format onnx --out vote.onnx")
+@command("export utd-mhad --format onnx --out vote.onnx")
 def export(
     run: Annotated[Path, typer.Argument(help="Folder that train, adapt or fuse wrote, or the name of shipped weights.")],
     kind: Annotated[str, typer.Option("--format", help="onnx.", autocompletion=words("onnx"))] = "onnx",

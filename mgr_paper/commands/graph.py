@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from .ground import TIERS, app, settings_of, words
+from .ground import TIERS, command, settings_of, words
 
 # %% ../../nbs/8_commands/81_graph.ipynb #1d98a72e
 DATA_SETS = ("synth", "utd-mhad", "imigue")
@@ -20,7 +20,7 @@ def _tables() -> list[str]:
     from mgr_paper.evidence.experiments import DATA, tables_of
     return ["figures", *dict.fromkeys(t for d in DATA for t in tables_of(d))]
 
-@app.command(epilog="Example: mgr-paper reproduce --tier smoke --data utd-mhad --root ~/UTD-MHAD --jobs 2")
+@command("reproduce --tier smoke --data utd-mhad --root ~/UTD-MHAD --jobs 2")
 def reproduce(
     tier: Annotated[str, typer.Option(
         help=f"One of {', '.join(TIERS)}. Default: settings.ini.", autocompletion=words(*TIERS))] = "",
@@ -43,7 +43,7 @@ def reproduce(
     return graph.reproduce(tier or settings().tier, data or settings().data, root, names, profile, jobs, dry_run)
 
 # %% ../../nbs/8_commands/81_graph.ipynb #148d1364
-@app.command(hidden=True, epilog="Example: mgr-paper notebook nbs/ablations/t0_main.ipynb out.ipynb -p tier=smoke")
+@command("notebook nbs/ablations/t0_main.ipynb out.ipynb -p tier=smoke", hidden=True)
 def notebook(
     nb: Annotated[Path, typer.Argument(help="Notebook with a parameters cell.")],
     out: Annotated[Path, typer.Argument(help="Where the executed notebook goes.")],

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from .ground import app, show, words
+from .ground import command, show, words
 
 # %% ../../nbs/8_commands/84_results.ipynb #7d20c592
-@app.command(epilog="Example: mgr-paper submit runs/vote --out prediction.csv --test-list sample_submission.csv")
+@command("submit runs/vote --out prediction.csv --test-list sample_submission.csv")
 def submit(
     run: Annotated[Path, typer.Argument(help="Folder that train, adapt or fuse wrote.")],
     out: Annotated[Path, typer.Option(help="File to write: .csv, or .zip of it.")],
@@ -28,7 +28,7 @@ def submit(
     show(submit_run(run, out, style, test_list, fill), f"submission {out}")
 
 # %% ../../nbs/8_commands/84_results.ipynb #8391b1fd
-@app.command(epilog="Example: mgr-paper predict talk.mp4 --run utd-mhad --out talk")
+@command("predict talk.mp4 --run utd-mhad --out talk")
 def predict(
     video: Annotated[Path, typer.Argument(help="A clip, or a long video.")],
     run: Annotated[list[Path], typer.Option(help="Folder of a vote, or of one run (again for each further one), or shipped weights: synth, utd-mhad.")],

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from .ground import TIERS, app, settings_of, show, words
+from .ground import TIERS, command, settings_of, show, words
 
 # %% ../../nbs/8_commands/83_stages.ipynb #ef715e59
 SCORED = {"test": "unseen people", "val": "validation people (the labels of the unseen are not published)"}
@@ -21,8 +21,7 @@ def _splits() -> list[str]:
     from mgr_paper.evidence.experiments import DATA
     return list(dict.fromkeys(s for spec in DATA.values() for s in spec.splits))
 
-@app.command(epilog="Example: mgr-paper train stores/utd --branch joint --out runs/joint --split odd-even "
-                    "--set train.epochs=10")
+@command("train stores/utd --branch joint --out runs/joint --split odd-even --set train.epochs=10")
 def train(
     store: Annotated[Path, typer.Argument(help="Clip store.")],
     branch: Annotated[str, typer.Option(
@@ -46,7 +45,7 @@ def train(
 # %% ../../nbs/8_commands/83_stages.ipynb #21bc518b
 METHODS = ("cmpl", "self", "continued", "fixmatch", "dann", "shot", "oracle", "cmpl-inductive")
 
-@app.command(epilog="Example: mgr-paper adapt stores/utd runs/joint runs/heatmap runs/depth --out runs/cmpl")
+@command("adapt stores/utd runs/joint runs/heatmap runs/depth --out runs/cmpl")
 def adapt(
     store: Annotated[Path, typer.Argument(help="Clip store they were trained on.")],
     runs: Annotated[list[Path], typer.Argument(help="One trained run of every voting branch.")],
@@ -61,7 +60,7 @@ def adapt(
          f"top-1 on {SCORED[records[0]['extra']['scored']]}, in {out}")
 
 # %% ../../nbs/8_commands/83_stages.ipynb #a99aa8c5
-@app.command(epilog="Example: mgr-paper fuse runs/cmpl/round-2/joint runs/cmpl/round-2/heatmap --out runs/vote")
+@command("fuse runs/cmpl/round-2/joint runs/cmpl/round-2/heatmap --out runs/vote")
 def fuse(
     runs: Annotated[list[Path], typer.Argument(help="Runs that scored the same clips.")],
     out: Annotated[Path, typer.Option(help="New folder of the vote.")],
@@ -73,7 +72,7 @@ def fuse(
     show({v: f"weight {w:.2f}, T {t:.2f}" for v, w, t in votes}, "votes")
     show(record["metrics"] or {"scored clips without a published label": len(scores_of(out, "test")["y"])}, f"{record['row']}, in {out}")
 
-@app.command(epilog="Example: mgr-paper evaluate runs/vote")
+@command("evaluate runs/vote")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder that train, adapt or fuse wrote.")],
 ):

@@ -6,12 +6,14 @@
 __all__ = ['COSTS', 'slopes', 'seen_level', 'people_figure', 'cost_of', 'cost_figure', 'label_intervals', 'contrast_figure']
 
 # %% ../../nbs/7_evidence/74f_people_figures.ipynb #8f9642a1
+import textwrap
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..core import MgrError
-from .figures import COLOURS, LABELS, MARKERS, canvas, settle, style
+from .figures import LABELS, MUTED, canvas, must_have, settle, stream_look, style
 from .results import Key, Results, before_of, panel, stream_predictions
 from .stats import Interval, by_person, draw_weights, pooled
 
@@ -52,14 +54,13 @@ def seen_level(
 
 # %% ../../nbs/7_evidence/74f_people_figures.ipynb #285d1b6e
 def _slope_panel(ax, people, change, name, seen): # one method and stream
-    colour = COLOURS["vote" if "vote" in name else name]
+    look = stream_look(name)
     values = np.array(list(people.values()))
     gained = values[:, 1] > values[:, 0] + 1e-9
     for (a, b), up in zip(values, gained):
-        look = dict(color=colour, ls="-", alpha=.55) if up else dict(color="#777777", ls="--" if b < a - 1e-9 else "-")
-        ax.plot([0, 1], [a, b], lw=.9, marker="o", ms=2.5, zorder=2, **look)
-    ax.plot([0, 1], values.mean(0), lw=2.6, marker=MARKERS["vote" if "vote" in name else name], ms=7, color=colour,
-            mec="white", mew=.6, zorder=4)
+        one = dict(color=look["color"], ls="-", alpha=.55) if up else dict(color="#777777", ls="--" if b < a - 1e-9 else "-")
+        ax.plot([0, 1], [a, b], lw=.9, marker="o", ms=2.5, zorder=2, **one)
+    ax.plot([0, 1], values.mean(0), lw=2.6, marker=look["marker"], ms=9, color=look["color"], mec="white", mew=.6, zorder=4)
     if name in seen: ax.axhline(seen[name], color="#000000", ls=":", lw=1, zorder=1)
     show = lambda x: f"{100*x:+.1f}".replace("-", "−")
     lost = int((values[:, 1] < values[:, 0] - 1e-9).sum())
@@ -77,18 +78,16 @@ def people_figure(
     simulated: bool = False, # stamp
 ) -> Figure:
     "A row a method, a column a stream, a line a person."
-    if not slopes: raise MgrError("no adaptation to draw", "run one first")
+    must_have(slopes, "adaptation")
     streams = list(next(iter(slopes.values())))
     fig = canvas(1. + 1.75*len(streams), .9 + 2.3*len(slopes), title, note, simulated)
     axes = fig.subplots(len(slopes), len(streams), sharey=True, squeeze=False)
     for line, (method, found) in zip(axes, slopes.items()):
         for ax, (name, (people, change)) in zip(line, found.items()): _slope_panel(ax, people, change, name, seen)
-        line[0].set_ylabel(f"{method}\naccuracy of a person")
+        line[0].set_ylabel(f"{textwrap.fill(method, 30)}\naccuracy of a person")
     for ax, name in zip(axes[0], streams):
         ax.set_title(f"{LABELS.get(name, name)}\n{ax.get_title('left')}", fontsize=7.5)
-    if seen:
-        axes[0, 0].annotate("people known from training", (-.22, seen[streams[0]]), (0, 2), textcoords="offset points",
-                            fontsize=6.5)
+    if seen: fig.legend([mpl.lines.Line2D([], [], color="#000000", ls=":", lw=1)], ["people known from training"], loc="outside upper right")
     return settle(fig)
 
 # %% ../../nbs/7_evidence/74f_people_figures.ipynb #6d70cf67
@@ -110,21 +109,20 @@ def cost_figure(
     score: str = "micro-F1 on unseen people, %",
 ) -> Figure:
     "Score against seconds, parameters and memory."
-    fig = canvas(8.6, 3.4, title, note, simulated)
-    axes = fig.subplots(1, 3, sharey=True)
-    for ax, (key, label) in zip(axes, COSTS.items()):
+    must_have(rows, "branch")
+    known = {key: label for key, label in COSTS.items() if any(np.isfinite(r[key][0]) for r in rows.values())}
+    lacking = [label.split(",")[0] for key, label in COSTS.items() if key not in known]
+    if lacking: note += f" Not measured: {', '.join(lacking)}."
+    fig = canvas(2. + 2.6*max(1, len(known)), 3.6, title, note, simulated)
+    axes = fig.subplots(1, max(1, len(known)), sharey=True, squeeze=False)[0]
+    for ax, (key, label) in zip(axes, known.items()):
         there = {n: r for n, r in rows.items() if np.isfinite(r[key][0])}
         for name, r in there.items():
             (x, low, high), s = r[key], r["score"]
             ax.errorbar(x, 100*s.value, xerr=[[x - low], [high - x]], yerr=[[100*(s.value - s.low)], [100*(s.high - s.value)]],
-                        color=COLOURS[name], marker=MARKERS[name], ms=9 if name == "vote" else 6, elinewidth=.9, capsize=2,
-                        ls="", label=LABELS[name], zorder=3)
+                        elinewidth=.9, capsize=2, zorder=3, **stream_look(name) | dict(ls="", ms=9 if name == "vote" else 6))
         ax.set_xlabel(label)
         ax.grid()
-        if not there:
-            ax.text(.5, .5, "not measured", transform=ax.transAxes, ha="center", color="#777777")
-            ax.set_xticks([])
-            continue
         ax.set_xscale("log")
         span = [v for r in there.values() for v in r[key]]
         ax.set_xlim(min(span)/1.35, max(span)*1.35)
@@ -132,7 +130,7 @@ def cost_figure(
         ax.xaxis.set_major_formatter(lambda v, _: f"{v/1e6:g} M" if v >= 1e6 else f"{v/1e3:g} k" if v >= 1e4 else f"{v:g}")
         ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     axes[0].set_ylabel(score)
-    axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.01, .5))
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     return settle(fig)
 
 # %% ../../nbs/7_evidence/74f_people_figures.ipynb #808ffae0
@@ -172,21 +170,22 @@ def contrast_figure(
     x = np.arange(len(contrast))
     if not contrast:
         for ax in (left, right):
-            ax.text(.5, .5, "not run", transform=ax.transAxes, ha="center", color="#777777")
+            ax.text(.5, .5, "not run", transform=ax.transAxes, ha="center", color=MUTED)
             ax.set(xticks=[], yticks=[])
         return settle(fig)
     def line(ax, at, values, **look):
         v = 100*np.array([[i.value, i.low, i.high] for i in values])
         ax.errorbar(at, v[:, 0], yerr=np.abs(v[:, 1:].T - v[:, 0]), elinewidth=.8, capsize=2, **look)
     for i, name in enumerate(before):
-        look = dict(color=COLOURS[name], marker=MARKERS[name], ms=8 if name == "vote" else 5)
+        look = {k: v for k, v in stream_look(name).items() if k not in ("lw", "label")}
         at = x + .07*(i - (len(before) - 1)/2)  # so that whiskers do not hide each other
         line(left, at - .012, before[name], ls="--", mfc="white", lw=1, **look)
         line(left, at + .012, after[name], ls="-", lw=2 if name == "vote" else 1.5, label=LABELS[name], **look)
     for (name, values), marker, colour in zip(labels.items(), "os", ("#000000", "#777777")):
         line(right, x, values, marker=marker, color=colour, label=name)
     floor = 100*np.mean([[i.value for i in before[n]] for n in before if n != "vote"], 0)
-    right.plot(x, floor, ":", color="#000000", lw=1, label="mean stream before")
+    right.plot(x, floor, ":", color="#000000", marker="_", ms=14, lw=1, label="mean stream before")
+    right.set_xlim(x[0] - .5, x[-1] + .5)
     for ax, label in ((left, "micro-F1 on unseen people, %"), (right, "pseudo-labels, %")):
         ax.set(xlabel="contrast (amplitude of gestures)", ylabel=label, xticks=x, xticklabels=[f"{c:g}" for c in contrast])
         ax.grid(axis="y")

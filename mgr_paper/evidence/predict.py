@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from ..core import MgrError, atomic_path
-from .figures import canvas, settle, style
+from .figures import canvas, must_have, settle, style, ticks
 from .stages import new_folder
 from .weights import card_of
 from .windows import VIEWED, Panel, from_kinect, open_panel, score_windows, window_spans
@@ -106,16 +106,17 @@ def timeline_figure(
     simulated: bool = False, # stamp
 ) -> Figure:
     "A row for each class that is called, over the time, and the confidence of the vote."
-    parts, plain = segments(table), lambda text: text.replace("$", r"\$")  # no formula in a file name
+    must_have(table, "window")
+    parts = segments(table)
     rows = [*class_colours(parts["call"])]
     rows = [r for r in rows if r in set(parts["call"])]
     colours, end = class_colours(parts["call"]), float(table["to"].iloc[-1])
-    fig = canvas(10, 2.6 + .21*len(rows), plain(title), plain(note), simulated)
+    fig = canvas(10, 2.6 + .21*len(rows), title, note, simulated)
     top, low = fig.subplots(2, 1, sharex=True, height_ratios=[.21*len(rows) + .15, 1.1])
     for i, name in enumerate(rows):
         at = parts[parts["call"] == name]
         top.broken_barh(list(zip(at["from"], at["to"] - at["from"])), (i - .4, .8), color=colours[name])
-    top.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - .5, -.5))
+    top.set(yticks=range(len(rows)), yticklabels=ticks(rows), ylim=(len(rows) - .5, -.5))
     top.grid(axis="x")
     low.stairs(table["confidence"], [*table["from"], end], baseline=None, color="k")
     if floor <= 1: low.axhline(floor, color="#D55E00", lw=1, ls="--", label=f"floor {floor:.2f}")

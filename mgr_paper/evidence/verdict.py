@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VOTES2', 'PARTS_OF', 'SCORES', 'direction', 'number_text', 'listed', 'effect_text', 'compared', 'labels',
            'label_text', 'break_even_text', 'verb', 'tail_parts', 'tail_text', 'ours_parts', 'ours_text', 'scores_of',
-           'group_text', 'verdict_text', 'tally', 'verdict_line', 'verdict_table']
+           'group_text', 'verdict_text', 'tally', 'verdict_line', 'headline', 'verdict_table']
 
 # %% ../../nbs/7_evidence/73j_verdict.ipynb #73e00003
 import numpy as np
@@ -233,6 +233,19 @@ def verdict_line(results: Results) -> str: # Markdown, one line
                              f"{interval_text(ours[-1].got, signed=True)} against {ours[-1].what}")
         if found: say.append(f"{name}: {'; '.join(found)}")
     return ". ".join(s[0].upper() + s[1:] for s in say) + "." if say else "Not run: no records."
+
+def headline(results: Results) -> str: # Markdown, one line
+    "What adaptation adds to the equal vote in each kind of settings, and by how much it beats what can be had without it."
+    found, groups = [], setting_groups(results)
+    for name, settings in groups.items():
+        last = max((k.round for k in results.keys("cmpl", None, settings)), default=0)
+        parts = compared(results, settings, ("cmpl", last), streams=VOTES2[:1]) if last else []
+        if parts: found.append(f"{interval_text(parts[0].got, signed=True)} points with {name} ({parts[0].runs} runs)")
+    if not found: return "CMPL: not run."
+    line = f"CMPL changes the micro-F1 of the vote by {listed(found)}."
+    balanced = tuple(s for settings in groups.values() for s in settings if not s.endswith("-longtail"))
+    rival = ours_parts(results, balanced)[1:]
+    return line + "".join(f" Against {q.what}, without a long tail: {interval_text(q.got, signed=True)} ({q.runs} runs)." for q in rival)
 
 def verdict_table(results: Results) -> pd.DataFrame: # a row a group, comparison and stream
     "All numbers behind the sentences."

@@ -56,5 +56,6 @@ def class_weights(
     w = w/(share @ w)
     if clip is None or w.max() <= clip: return w
     if not clip >= 1: raise MgrError(f'class weights: clip={clip} is below 1, their mean', 'take for example 5 or 10')
+    if clip < 1 + 1e-9: return np.ones_like(w)  # rounding would decide whether the search below finds a root
     scale = brentq(lambda s: share @ np.minimum(s*w, clip) - 1, 1, clip/w.min(), xtol=1e-14)
     return np.minimum(scale*w, clip)

@@ -258,12 +258,14 @@ def draw_skeleton(
     joints:np.ndarray, # (V, C>=3), last channel confidence; missing joints are left out
     layout:Layout, # what the rows are
     size:float=6., # marker area in points squared
+    colour:str|None=None, # of everything, as on a picture; None: left blue, right red, links grey
 ):
-    "Draw one frame: left blue, right red, links in grey."
+    "Draw one frame of joints and the links between them."
     x, y, seen = joints[:, 0], joints[:, 1], joints[:, -1] > 0
-    for a, b in layout.edges:
-        if seen[a] and seen[b]: ax.plot(x[[a, b]], y[[a, b]], color='#bbbbbb', lw=.7, zorder=1)
+    links = np.array([(a, b) for a, b in layout.edges if seen[a] and seen[b]], int).reshape(-1, 2)
+    broken = lambda v: np.pad(v[links].astype(float), ((0, 0), (0, 1)), constant_values=np.nan).ravel()  # one line, lifted between links
+    ax.plot(broken(x), broken(y), color=colour or '#bbbbbb', lw=1.1 if colour else .7, zorder=1)
     for part, ids in layout.parts.items():
         ids = [i for i in ids if seen[i]]
-        ax.scatter(x[ids], y[ids], s=size, color=PART_COLOUR[part], zorder=2, linewidths=0)
+        ax.scatter(x[ids], y[ids], s=size, color=colour or PART_COLOUR[part], zorder=2, linewidths=0)
     ax.set_aspect('equal')

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..config import RunConfig
 from ..preprocessing.store import ClipStore
-from .train import autocast, read_clips
+from .train import autocast, read_clips, recipe_of
 
 # %% ../../nbs/4_training/41d_features.ipynb #a7500002
 @torch.no_grad()
@@ -29,7 +29,7 @@ def feature_cosine(
     net.eval()
     for at in range(0, len(indices), batch):
         x = read_clips(store, name, np.asarray(indices[at:at + batch]), cfg=cfg).to(device)
-        with autocast(device, cfg.train[name].precision): rows.append(net(x).feat.double().cpu().numpy())
+        with autocast(device, recipe_of(cfg, name).precision): rows.append(net(x).feat.double().cpu().numpy())
     feat = np.concatenate(rows)
     mean = np.stack([feat[y == c].mean(0) if (y == c).any() else np.full(feat.shape[1], np.nan) for c in range(store.K)])
     unit = mean/np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)

@@ -32,21 +32,22 @@ from ..losses.semantic import SemanticHead, make_head, total_loss
 from ..preprocessing.augment import augment_joints, augment_video
 from ..preprocessing.layouts import layout
 from ..preprocessing.store import ClipStore
-from .batches import INPUT_OF, Batches, Labelled, each, read_clips
+from .batches import INPUT_OF, OWN, Batches, Labelled, add_branch, each, kin, read_clips, recipe_of
 from .checkpoints import load_tensors, pack_state, save_tensors, unpack_state
 
 # %% ../../nbs/4_training/41_train.ipynb #a55a9422
 def make_branch(
-    name: str, # one of `INPUT_OF`, or of FUSED
+    name: str, # one of `INPUT_OF`, of FUSED, or added
     store: ClipStore, # fixes classes and channels
     cfg: RunConfig, # fixes layout and size
 ) -> nn.Module: # gives Output(logits (N,K), feat (N,D))
     "The branch called `name` for the clips of a store."
-    choose(name, (*INPUT_OF, *FUSED), "branch")
+    choose(name, (*INPUT_OF, *FUSED, *OWN), "branch")
     if name in FUSED:
         return FeatureFusion([make_branch(b, store, cfg) for b in cfg.branches], store.K, name, cfg.feature_fusion)
-    if INPUT_OF[name] not in store.arrays:
-        raise MgrError(f"store {store.meta.name} holds no {INPUT_OF[name]} for branch {name!r}", "leave the branch out")
+    if INPUT_OF[kin(name)] not in store.arrays:
+        raise MgrError(f"store {store.meta.name} holds no {INPUT_OF[kin(name)]} for branch {name!r}", "leave the branch out")
+    if name in OWN: return OWN[name].make(store, cfg)
     part = getattr(cfg, name)
     if name == "heatmap": return HeatmapBranch(part, layout(cfg.layout), store.K)
     if INPUT_OF[name] == "video": return VideoBranch(part, store.K, channels=store.video(0).shape[-1])
@@ -115,7 +116,7 @@ def augment(
 ) -> Tensor: # like x
     "Random changes that keep the class."
     if branch in FUSED: return augment_together(x, cfg, generator)
-    if INPUT_OF[branch] == "video": return augment_video(x, cfg.augment, generator)
+    if INPUT_OF[kin(branch)] == "video": return augment_video(x, cfg.augment, generator)
     return augment_joints(x, layout(cfg.layout), cfg.augment, generator)
 
 def augment_together(
@@ -233,7 +234,7 @@ def fit(
     extra: Extra|None = None, # what a method adds; None changes nothing
 ) -> list[dict[str, float]]: # one row per step: loss parts and learning rate
     "Train in place; an interrupted call with the same arguments goes on from its state file."
-    recipe, objective = cfg.train[name], Objective(cfg.loss, source.y, store.K)
+    recipe, objective = recipe_of(cfg, name), Objective(cfg.loss, source.y, store.K)
     steps = steps or count_steps(recipe, len(source.indices))
     accelerator = Accelerator()
     net.to(accelerator.device)  # before its running average copies it
@@ -281,7 +282,7 @@ def predict(
     batch: int = 64,
 ) -> np.ndarray: # (n,K) float32 logits
     "Logits of some clips, averaged over the recipe's test views."
-    recipe, device, rows = cfg.train[name], next(net.parameters()).device, []
+    recipe, device, rows = recipe_of(cfg, name), next(net.parameters()).device, []
     net.eval()
     for at in range(0, len(indices), batch):
         part, total = np.asarray(indices[at:at + batch]), 0.
