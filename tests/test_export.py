@@ -51,7 +51,7 @@ def make(branch, stores, **changes):
     return WholeClips(net, branch, cfg), net, cfg, store, record
 
 
-@pytest.mark.parametrize("branch", ["joint", "joint3d", "heatmap", "swin", "r2plus1d", "depth", "concat"])
+@pytest.mark.parametrize("branch", ["joint", "joint3d", "heatmap", "swin", "r2plus1d", "depth", pytest.param("concat", marks=pytest.mark.slow)])
 def test_every_branch(branch, stores, tmp_path):
     whole, net, cfg, store, record = make(branch, stores)
     assert len(SIZES) == 2 and len({n for n, _ in SIZES}) == len({n for _, n in SIZES}) == 2

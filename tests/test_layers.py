@@ -19,7 +19,8 @@ TORCH_FREE = ('core setting loss_settings config records batch preprocessing.lay
               'losses.class_weights fusion.calibrate fusion.vote fusion.baselines adaptation.cmpl evidence.metrics evidence.stats '
               'evidence.experiments evidence.weights evidence.stages evidence.results evidence.tables evidence.figures evidence.watch '
               'evidence.submission evidence.loss_tables evidence.geometry_figures evidence.adaptation_tables adaptation.noise '
-              'evidence.fusion_tables evidence.diversity evidence.fusion_figures '
+              'evidence.fusion_tables evidence.diversity evidence.fusion_figures evidence.clip_figures evidence.pipeline_figure '
+              'evidence.adaptation_figures evidence.people_figures '
               'commands.ground commands.graph commands.data commands.stages commands.results commands.doctor cli').split()
 HEAVY = {'torch', 'torchvision', 'timm', 'accelerate'}
 

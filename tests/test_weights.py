@@ -171,4 +171,4 @@ def test_made_from_the_graphs_networks(tmp_path):
     with pytest.raises(MgrError, match="depth.safetensors.*mgr-paper reproduce --tier bench --data utd-mhad"): script["make"]("utd-mhad", records, work, tmp_path/"x")
     shutil.copy(to.with_name("joint.safetensors"), to)
     with pytest.raises(MgrError, match="is a network of joint"): script["make"]("utd-mhad", records, work, tmp_path/"x")
-    assert not (tmp_path/"x").exists()
+    assert not (tmp_path/"x"/"utd-mhad").exists()

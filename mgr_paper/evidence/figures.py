@@ -95,7 +95,7 @@ def canvas(
     "A blank figure with title, caption and, where due, the stamp."
     title = f'{title} (simulated\u00a0data)' if simulated else title         # no line break within the stamp
     fill = lambda text, n: textwrap.fill(text, int(width*n), break_on_hyphens=False)  # 'even-odd-longtail' is one name
-    title, note = fill(title, 11), fill(note, 14.5)
+    title, note = fill(title, 11), fill(note.replace(' %', '\u00a0%'), 14.5)
     height += .2 * title.count('\n') + .14 * note.count('\n')               # long words take no room from the axes
     fig = Sheet(figsize=(width, height), layout='constrained', label='simulated' if simulated else '')
     fig.suptitle(title, x=.01, ha='left', fontsize=11, fontweight='bold')
@@ -203,16 +203,16 @@ def long_tail_figure(
     must_have(classes, 'class')
     counts, groups = np.asarray(counts), np.asarray(groups)
     order, K = np.argsort(-counts, kind='stable'), len(counts)
-    fig = canvas(max(6.5, 2 + .24*K), 4.1 + _length(classes), title, note, simulated)
+    fig = canvas(max(6.5, 3.6 + .24*K), 4.1 + _length(classes), title, note, simulated)
     top, low = fig.subplots(2, 1, sharex=True, height_ratios=[1, 1])
+    beside = dict(loc='upper left', bbox_to_anchor=(1.01, 1), alignment='left')
     top.bar(range(K), counts[order], color=[GROUPS[g] for g in groups[order]], edgecolor=GROUPS['head'], lw=.5)
     for x, n in enumerate(counts[order]):
         top.text(x, max(n, .6)*1.12, f'{n:,}' if n < 1000 else f'{n/1000:.1f}k', ha='center', fontsize=6.5)
     top.legend([Rectangle((0, 0), 1, 1, fc=c, ec=GROUPS['head'], lw=.5) for c in GROUPS.values()],
-               [f'{g} ({(groups == g).sum()})' for g in GROUPS], loc='upper right', title='classes')
+               [f'{g} ({(groups == g).sum()})' for g in GROUPS], title='classes', **beside)
     for ax in (top, low):  # plain numbers on the logarithmic axes
         ax.set_yscale('log')
-        ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter('{x:g}')
         ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     top.set(ylabel='training clips', ylim=(max(.5, counts.min()*.6), counts.max()*2.5))
@@ -220,8 +220,11 @@ def long_tail_figure(
         low.plot(range(K), np.asarray(w)[order], DASHES[i % len(DASHES)], color=INKS[i % len(INKS)], label=name)
     low.set(ylabel='class weight', xlim=(-.7, K - .3))
     low.set_xticks(range(K), ticks(classes[c] for c in order), rotation=90)
+    for ax in (top, low):  # 1, 2, 5, 10, ..., as long as there is room for them
+        least, most = ax.get_ylim()
+        ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if most < 3000*least else (1,)))
     low.grid(axis='y')
-    low.legend(loc='upper left', ncols=1 + (len(weights) > 4))
+    if weights: low.legend(title='weights', **beside)
     return settle(fig)
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #e66ce1da
@@ -333,13 +336,14 @@ def rounds_figure(
     left.grid(axis='y')
     handles, names = left.get_legend_handles_labels()
     order = np.argsort([n.startswith('tuned vote,') for n in names], kind='stable')          # controls last
-    fig.legend([handles[i] for i in order], [names[i] for i in order], loc='outside right upper')
+    fig.legend([handles[i] for i in order], [names[i] for i in order], loc='outside right center')
     rounds = np.arange(1, len(coverage) + 1)
-    for values, name, marker, colour, place in ((precision, 'right labels', 'o', '#000000', 6),
-                                                (coverage, 'clips labelled', 's', '#777777', -13)):
+    for values, others, name, marker, colour in ((precision, coverage, 'right labels', 'o', '#000000'),
+                                                 (coverage, precision, 'clips labelled', 's', '#777777')):
         right.plot(rounds, values, marker=marker, color=colour, label=name)
-        for x, v in zip(rounds, values):
-            off = place if v > .1 else 6  # a number below a low point would lie on the axis
+        for x, v, w in zip(rounds, values, others):
+            above = v > w or v == w and values is precision or v <= .1  # a number below a low point would lie on the axis
+            off = 6 if above else -13
             right.annotate(f'{v:.3f}', (x, v), (0, off), textcoords='offset points', ha='center', fontsize=7.5)
     right.set(xlabel='round', ylabel='share', title='pseudo-labels', xticks=rounds)
     right.set(xlim=(.6, len(coverage) + .4), ylim=(0, 1.3))

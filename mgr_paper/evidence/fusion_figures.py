@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from .figures import canvas, ink, ink_on, must_have, settle, style
 
 # %% ../../nbs/7_evidence/74e_fusion_figures.ipynb #c74e0006
-SHORT = {'no adaptation': 'none', 'continued source training': 'continued', 'self-training': 'self', 'CMPL, round 1': 'CMPL 1',
-         'CMPL, round 2': 'CMPL 2', 'CMPL, round 3': 'CMPL 3', 'oracle labels': 'oracle',
+SHORT = {'CMPL, round 1': 'CMPL 1', 'CMPL, round 2': 'CMPL 2', 'self-training': 'self', 'continued source training': 'continued',
+         'CMPL, round 3': 'CMPL 3', 'no adaptation': 'none', 'oracle labels': 'oracle',
          'FixMatch-style threshold': 'FixMatch', 'SHOT (no source clips)': 'SHOT', 'DANN': 'DANN',
          'CMPL, inductive: other clips of the same people': 'other clips', 'CMPL, inductive: other people': 'other people',
          'CMPL, leave-one-out teacher, round 1': 'leave one out 1', 'CMPL, leave-one-out teacher, round 2': 'leave one out 2'}

@@ -81,8 +81,9 @@ def phrase_figure(
     short = ticks(classes, 24)
     names = "\n".join(f"{first[a, b]:.2f}  {short[a]} / {short[b]}" for a, b in near)
     tall = low.get_ylim()[1]
-    low.set_ylim(0, tall*10**(1 + .35*len(near)))  # room for the names above the bars
+    low.set_ylim(0, tall*10**(.25 + .35*len(near)))  # room for the names above the bars
     low.set_yticks([v for v in (0, 1, 10, 100, 1000) if v <= tall])
+    low.minorticks_off()
     if near: low.text(.99, .95, f"closest of {next(iter(matrices))}:\n{names}", transform=low.transAxes, ha="right", va="top", fontsize=7)
     return settle(fig)
 

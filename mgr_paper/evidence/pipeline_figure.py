@@ -64,12 +64,12 @@ def _arrow(board, start, end, colour, **kw): # between two places in inches
 def _tint(colour, share=.15): # a ground on which black is read
     return tuple(1 - share*(1 - c) for c in mpl.colors.to_rgb(colour))
 
-def _likeliest(ax, probs, answers, colour, most=3, letters=21): # bars of the likeliest classes, the true one in bold
+def _likeliest(ax, probs, answers, colour, most=3): # bars of the likeliest classes, the true one in bold
     shown = np.argsort(-np.asarray(probs, float), kind='stable')[:most]
     ax.barh(range(len(shown)), np.asarray(probs, float)[shown], color=_tint(colour, .45), height=.82)
-    for i, (k, name) in enumerate(zip(shown, ticks((answers.classes[k] for k in shown), letters))):
-        weight = 'bold' if k == answers.true else 'normal'
-        ax.text(.02, i, name, va='center', fontsize=7, fontweight=weight)
+    for i, k in enumerate(shown):
+        weight, letters = ('bold', 17) if k == answers.true else ('normal', 21)
+        ax.text(.02, i, ticks([answers.classes[k]], letters)[0], va='center', fontsize=7, fontweight=weight)
         ax.text(.99, i, f'{probs[k]:.2f}', va='center', ha='right', fontsize=7, fontweight=weight)
     ax.set(xlim=(0, 1), ylim=(most - .45, -.55), xticks=[], yticks=[])
     ax.spines[['bottom']].set_visible(False)
@@ -138,7 +138,7 @@ def pipeline_figure(
     _draw_clip(place, say, board, clip, middle[0], (middle[0] + middle[-1])/2, middle[-1])
     for b, y in zip(branches, middle): _draw_branch(place, say, board, clip, b, y, middle, answers)
     y = (middle[0] + middle[len(branches) - 1])/2
-    if answers: _likeliest(place(_E[0], y - .32, _E[1], .64), answers.vote, answers, COLOURS['vote'], letters=18)
+    if answers: _likeliest(place(_E[0], y - .32, _E[1], .64), answers.vote, answers, COLOURS['vote'])
     else: say(_E[0] + _E[1]/2, y, 'not trained', 8, color=MUTED)
     board.add_patch(FancyBboxPatch((_E[0] - .04, y - .4), _E[1] + .08, .8, boxstyle='round,pad=0,rounding_size=.06', fc='none', ec='black', lw=1.2))
     _draw_loop(say, board, branches, middle, y - .4, foot + .06, answers, labels)

@@ -121,7 +121,7 @@ def timeline_figure(
     low.stairs(table["confidence"], [*table["from"], end], baseline=None, color="k")
     if floor <= 1: low.axhline(floor, color="#D55E00", lw=1, ls="--", label=f"floor {floor:.2f}")
     else: low.plot([], [], " ", label="no floor: nothing is called")
-    low.legend(loc="upper right")
+    low.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=.1)  # above the curve, which may be anywhere
     low.set(xlabel="time, s", ylabel="confidence", ylim=(0, 1.02), xlim=(float(table["from"].iloc[0]), end))
     low.grid(axis="both")
     return settle(fig)
