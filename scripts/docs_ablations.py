@@ -1,6 +1,7 @@
 "Ablation notebooks as executed, for the docs site: those of the last batch where they are up to date, else run here on the records there are."
 import hashlib
 import json
+import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from os.path import relpath
@@ -61,6 +62,11 @@ def execute(notebook: Path, tier: str, data: str, done: Path, stamp: str) -> str
     return ''
 
 
+def quiet():
+    "In a worker: its kernels report on stderr that they are asked to end; what fails comes back as an exception."
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 def executions(
     run: bool,  # else only what is there
 ) -> dict[str, tuple[Path, str]]:  # name -> the notebook to show, a note for its page
@@ -81,7 +87,7 @@ def executions(
             todo[name] = notebook, tier, data, done, stamp
             out[name] = done, note
     if todo:
-        with ProcessPoolExecutor(settings().jobs) as pool:
+        with ProcessPoolExecutor(settings().jobs, initializer=quiet) as pool:
             jobs = {pool.submit(execute, *given): name for name, given in todo.items()}
             for job in progress(as_completed(jobs), 'ablations', len(jobs)):
                 name = jobs[job]
