@@ -64,7 +64,7 @@ test-notebooks: $(STAMP)
 
 test-python: $(STAMP)
 	@echo "== tests/ and a smoke run of every ablation notebook"; s=$$(date +%s); \
-	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -q --durations=8 $(ARGS) || exit 1; \
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -q -n 2 --dist loadfile --durations=12 $(ARGS) || exit 1; \
 	echo "== tests/ passed in $$(($$(date +%s)-s)) s"
 
 docs: $(STAMP) ## the docs site in _docs: notebooks, API, all tables and figures, bibliography
