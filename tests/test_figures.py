@@ -4,13 +4,15 @@ import pytest
 from PIL import Image
 
 from mgr_paper.core import MgrError
-from mgr_paper.evidence.clip_figures import pipeline_figure, strip_figure
+from mgr_paper.evidence.clip_figures import strip_figure
 from mgr_paper.evidence.figures import (COLOURS, canvas, caption, confusion_figure, cut_labels, figure_files,
                                         long_tail_figure, reliability_figure, rounds_figure, save_figure)
 from mgr_paper.evidence.metrics import class_groups, confusion
+from mgr_paper.evidence.pipeline_figure import Drawn, pipeline_figure
 from mgr_paper.fusion.calibrate import ece, reliability, softmax
+from mgr_paper.preprocessing.layouts import layout
 
-EDGES = [(0, 1), (1, 2), (1, 3), (3, 4)]
+BODY = layout('kinect20')
 NAMES = [f'a class with a rather long name {i}' for i in range(32)]
 
 
@@ -47,18 +49,19 @@ def rounds(R=2, **kw):
 
 def clip(T=9):
     g = np.random.default_rng(1)
-    joints = np.concatenate([g.uniform(5, 40, (T, 5, 2)), g.integers(0, 2, (T, 5, 1))], -1)
+    joints = np.concatenate([g.uniform(5, 40, (T, 20, 2)), g.integers(0, 2, (T, 20, 1))], -1)
     return joints, g.integers(0, 255, (T, 48, 64, 3), np.uint8), g.random((T, 28, 28))
 
 
 def strip(**kw):
     joints, frames, maps = clip()
-    return strip_figure({'frames': frames, 'depth': frames[..., :1], 'joints': (joints, EDGES), 'heatmaps': maps}, **kw)
+    return strip_figure({'frames': frames, 'depth': frames[..., :1], 'joints': (joints, BODY), 'heatmaps': maps}, **kw)
 
 
 def pipeline(**kw):
     joints, frames, maps = clip()
-    return pipeline_figure(frames, joints, EDGES, maps, maps[0], (10, 5, 40, 35), frames[:, 5:35, 10:40], **kw)
+    drawn = Drawn(frames, joints, BODY, maps, maps[0], (10, 5, 40, 35), frames[:, 5:35, 10:40])
+    return pipeline_figure(drawn, ('joint', 'heatmap', 'swin'), **kw)
 
 
 FIGURES = [tail, mixed, honest, rounds, strip, pipeline]

@@ -54,7 +54,7 @@ class Labels:
     keep: bool # it teaches
     kept: int # clips that teach
     clips: int # without label
-    right: float # share of the kept labels that are right
+    right: float # share of the kept labels that are right, NaN where none is kept
     after: dict = field(default_factory=dict) # stream -> probability of the true class after the round
 
 # %% ../../nbs/7_evidence/74g_pipeline_figure.ipynb #74c10008
@@ -95,7 +95,7 @@ def label_words(
            f"({labels.need} needed)")
     full = not labels.keep and not low and labels.agree >= labels.need
     said = f"This clip: “{name}”, {why}: it {'teaches' if labels.keep else 'does not teach, the class is full' if full else 'does not teach'}. "
-    said += f'In round 1, {labels.kept:,} of {labels.clips:,} clips without label teach, {labels.right:.0%} of them with the right label.'
+    said += f'In round 1, {labels.kept:,} of {labels.clips:,} clips without label teach' + (f', {labels.right:.0%} of them with the right label.' if labels.kept else '.')
     if labels.after:
         then = ', '.join(f'{s} {p:.2f}' for s, p in labels.after.items())
         said += f' After it the true class “{answers.classes[answers.true]}” gets: {then}.'
