@@ -21,7 +21,10 @@ def parameters(
     "The parameters of a notebook: one tagged cell of typed literals."
     path = Path(notebook)
     if not path.is_file(): raise MgrError(f'no notebook {path}', 'look for the right name in nbs/ablations')
-    tagged = [c.source for c in nbformat.read(path, 4).cells if 'parameters' in c.metadata.get('tags', [])]
+    try: cells = nbformat.read(path, 4).cells
+    except (ValueError, AttributeError, nbformat.ValidationError) as e:
+        raise MgrError(f'{path} is no notebook ({type(e).__name__})', 'give an .ipynb file') from e
+    tagged = [c.source for c in cells if 'parameters' in c.metadata.get('tags', [])]
     if len(tagged) != 1: raise MgrError(f'{path.name} has {len(tagged)} cells tagged parameters', 'tag exactly one')
     found = {}
     for line in ast.parse(tagged[0]).body:

@@ -19,4 +19,5 @@ def main():
     "The program `mgr-paper`."
     def end(number, frame): raise getattr(sys.modules.get("mgr_paper.core"), "Terminated", KeyboardInterrupt)
     signal.signal(signal.SIGTERM, end)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     app(prog_name="mgr-paper")

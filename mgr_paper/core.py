@@ -86,7 +86,7 @@ def atomic_path(
             path.rename(old); tmp.rename(path); _remove(old)
         else: os.replace(tmp, path)
     except OSError as e:
-        if e.errno not in _NO_ROOM: raise
+        if e.errno not in _NO_ROOM and e.filename != str(tmp): raise
         raise MgrError(f'cannot write {path}: {e.strerror}', 'make room, or choose another output folder') from e
     finally: _remove(tmp)
 

@@ -64,7 +64,7 @@ def prepare(
     crop: Annotated[str|None, typer.Option(
         help="imigue, videos: saliency, person, full, or none (joints alone).",
         autocompletion=words("saliency", "person", "full", "none"))] = None,
-    size: Annotated[int|None, typer.Option(min=8, help="imigue, videos, utd-mhad: pixels of the square crop.")] = None,
+    size: Annotated[int|None, typer.Option(min=8, max=2048, help="imigue, videos, utd-mhad: pixels of the square crop.")] = None,
     layout: Annotated[str|None, typer.Option(
         help="imigue, ma52, pickle, videos: layout of the joints.", autocompletion=words(more=_layouts))] = None,
     stride: Annotated[int|None, typer.Option(min=1, help="imigue, videos: keep every n-th picture.")] = None,
@@ -111,9 +111,9 @@ def shares(
 @command("simulate trees/miga --clips 300 --subjects 12")
 def simulate(
     root: Annotated[Path, typer.Argument(help="New folder of the tree.")],
-    clips: Annotated[int, typer.Option(help="In all; train, val and test get 5, 1 and 3 parts of 9.")] = 1800,
-    subjects: Annotated[int, typer.Option(help="In all; likewise, at least one each.")] = 35,
-    seed: Annotated[int, typer.Option(help="Of people, gestures and noise.")] = 0,
+    clips: Annotated[int, typer.Option(max=100_000, help="In all; train, val and test get 5, 1 and 3 parts of 9.")] = 1800,
+    subjects: Annotated[int, typer.Option(max=72, help="In all; likewise, at least one each.")] = 35,
+    seed: Annotated[int, typer.Option(min=0, help="Of people, gestures and noise.")] = 0,
     skeleton_only: Annotated[bool, typer.Option("--skeleton-only", help="Write no videos.")] = False,
 ):
     "Write simulated recordings in the files of the MiGA challenge."

@@ -38,8 +38,10 @@ def reproduce(
 ):
     "Make a tier's tables and figures, doing only what is missing."
     from mgr_paper.config import settings
+    from mgr_paper.core import MgrError
     from mgr_paper.evidence import reproduce as graph
     names = tuple(name.strip() for name in only.split(",") if name.strip())
+    if only and not names: raise MgrError(f"--only {only!r} names nothing", "give names of tables or figures, or leave it out")
     return graph.reproduce(tier or settings().tier, data or settings().data, root, names, profile, jobs, dry_run)
 
 # %% ../../nbs/8_commands/81_graph.ipynb #148d1364

@@ -28,6 +28,9 @@ EXTRAS = {  # extra of the package -> what it brings; pyproject.toml holds the v
 class Command(TyperGroup):
     "Turns a user's mistake, ours to report and typer's alike, into one line and exit code 2."
     def main(self, *args, standalone_mode: bool = True, **kwargs):
+        words = args[0] if args else kwargs.get("args")
+        if "" in (sys.argv[1:] if words is None else words):
+            self.fail("one of the words is empty. is a variable of the shell not set?")
         try: code = super().main(*args, standalone_mode=False, **kwargs)
         except Abort: self.fail("interrupted")
         except TyperException as e:
@@ -65,6 +68,7 @@ class Command(TyperGroup):
         text: str, # one line
         code: int = 2,
     ):
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)  # names of files may hold anything
         print(f"error: {text}", file=sys.stderr)
         sys.exit(code)
 
@@ -137,7 +141,7 @@ def settings_of(
         key, equals, value = word.partition("=")
         if not equals or not key: raise MgrError(f"{word!r} is no setting", "write key=value, such as train.epochs=3")
         try: out[key] = json.loads(value)
-        except ValueError: out[key] = value
+        except (ValueError, RecursionError): out[key] = value
     return out
 
 def show(

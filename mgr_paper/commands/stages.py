@@ -15,7 +15,7 @@ from .ground import TIERS, command, settings_of, show, words
 
 # %% ../../nbs/8_commands/83_stages.ipynb #ef715e59
 SCORED = {"test": "unseen people", "val": "validation people (the labels of the unseen are not published)"}
-NETWORKS = ("joint", "joint3d", "heatmap", "swin", "r2plus1d", "depth", "concat", "mmtm")
+NETWORKS = ("joint", "joint3d", "heatmap", "swin", "r2plus1d", "depth")
 
 def _splits() -> list[str]:
     from mgr_paper.evidence.experiments import DATA
@@ -25,12 +25,12 @@ def _splits() -> list[str]:
 def train(
     store: Annotated[Path, typer.Argument(help="Clip store.")],
     branch: Annotated[str, typer.Option(
-        help="joint or heatmap; swin or r2plus1d (of RGB); depth or joint3d (of utd-mhad); concat or mmtm (all in one).",
+        help="joint or heatmap; swin or r2plus1d (of RGB); depth or joint3d (of utd-mhad).",
         autocompletion=words(*NETWORKS))],
     out: Annotated[Path, typer.Option(help="New folder of the run.")],
     split: Annotated[str, typer.Option(
         help="Who is source and who is unseen. Default: the data set's first.", autocompletion=words(more=_splits))] = "",
-    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and batches.")] = 0,
     tier: Annotated[str, typer.Option(
         help=f"{', '.join(TIERS)}: whose settings are taken.", autocompletion=words(*TIERS))] = "quick",
     init: Annotated[Path|None, typer.Option(help="A run of this branch to begin with; its classes may be others.")] = None,
@@ -74,7 +74,7 @@ def fuse(
 
 @command("evaluate runs/vote")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder that train, adapt or fuse wrote.")],
+    run: Annotated[Path, typer.Argument(help="Folder that train, adapt or fuse wrote, or the name of shipped weights.")],
 ):
     "Compute a run's metrics again from its scores."
     from mgr_paper.evidence.stages import evaluate_run

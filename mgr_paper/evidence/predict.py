@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from ..core import MgrError, atomic_path
+from ..core import MgrError, atomic_path, progress
 from .figures import canvas, must_have, settle, style, ticks
 from .stages import new_folder
 from .weights import card_of
@@ -166,7 +166,7 @@ def overlay(
     colours, stills, last = class_colours(table["call"]), {}, len(table) - 1
     row_of = np.searchsorted(table["to"].to_numpy()*fps, np.arange(len(joints)), side="right").clip(max=last)
     def drawn():
-        for t, frame in enumerate(frames(video)):
+        for t, frame in enumerate(progress(frames(video), "film", len(joints))):
             row = table.iloc[row_of[t]]
             sure = "" if np.isnan(row["confidence"]) else f"  {row['confidence']:.0%}"
             picture = draw_frame(frame, joints[t], f"{row['call']}{sure}", colours[row["call"]])

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..core import MgrError, atomic_path, choose
 from .stages import run_record, scores_of
+from .weights import announce, find_run
 from ..preprocessing.store import ClipStore
 from ..preprocessing.synth import CLASSES
 
@@ -219,10 +220,14 @@ def submit_run(
     fill: int|None = None, # class of clips on the list that the run could not score; None: they are an error
 ) -> dict: # of `check_submission`, with path, run, and whether a list was given
     "Write the likeliest class of every test clip of a run."
+    folder = find_run(folder)
+    announce([folder])
     record, s = run_record(folder), scores_of(folder, "test")
     if tuple(record["extra"]["classes"]) != CLASSES:
         raise MgrError(f"{folder} knows {len(record['extra']['classes'])} classes that are not the challenge's",
                        f"give a run trained on the {len(CLASSES)} classes of iMiGUE")
+    if fill is not None and not 0 <= fill < len(CLASSES):
+        raise MgrError(f"no class has the number {fill}", f"give 0 to {len(CLASSES) - 1}")
     clips, y = list(s["clip_id"]), s["logits"].argmax(1)
     named = None if isinstance(test_list, (list, tuple, np.ndarray)) else test_list
     if test_list is not None and not isinstance(test_list, (list, tuple, np.ndarray)): test_list = test_clips(test_list)

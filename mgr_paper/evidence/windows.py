@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ..config import RunConfig, from_dict, override
-from ..core import MgrError
+from ..core import MgrError, progress
 from .stages import matching_runs, run_record, scores_of
 from .weights import announce, find_run
 from ..fusion.calibrate import check_probs, fit_temperature, softmax
@@ -257,7 +257,8 @@ def score_windows(
     if from_kinect(panel.voters[0].record): joints, seen_as = kinect_view(joints, size[1]), "kinect20"
     meta = StoreMeta("own video", seen_as, panel.classes, fps, *size, False, kind, "one's own video")
     probs = np.full((len(panel.voters), len(spans), len(panel.classes)), np.nan)
-    seen = ((k, c) for k, c in enumerate(window_clips(video, joints, spans, crop)) if c is not None)
+    clips = progress(window_clips(video, joints, spans, crop), "windows", len(spans))
+    seen = ((k, c) for k, c in enumerate(clips) if c is not None)
     while some := list(islice(seen, AT_ONCE)):
         with tempfile.TemporaryDirectory() as folder:
             with StoreWriter(Path(folder)/"store", meta) as out:

@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'NEEDED', 'VIDEOS', 'pose_python', 'packaged_file', 'run_wor
            'list_videos', 'is_current', 'extract']
 
 # %% ../../nbs/1_preprocessing/17_pose.ipynb #po000003
-import json, os, subprocess, sys, tempfile, time
+import contextlib, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np
 from ..core import MgrError, progress, root
@@ -148,6 +148,9 @@ def extract(
         if (other := at.setdefault(o, v)) != v:
             raise MgrError(f'{other} and {v} would both become {o}', 'rename one of them')
     pose_python()
+    folders = {o.parent for o in goal.values()}
+    if odd := [f for f in folders if f.exists() and not f.is_dir()]: raise MgrError(f'{odd[0]} is no folder', 'choose another one')
+    new = [f for f in folders if not f.exists()]
     report = dict(found=len(found), written=[], kept=[], skipped=[], short=[], frames=0, rates={})
     for video, path in goal.items():
         try:
@@ -164,6 +167,8 @@ def extract(
         if len(joints) < info.get('frames_said', 0):
             report['short'].append(dict(file=str(video), frames=len(joints), said=info['frames_said']))
     if len(report['skipped']) == len(found):
+        for f in new:
+            with contextlib.suppress(OSError): f.rmdir()  # unless pieces are in it to go on from
         raise MgrError(f'no usable video of {len(found)}; {report["skipped"][0]["why"]}', 'look at the files')
     seconds = time.time()-start
     return report | dict(seconds=seconds, fps=report['frames']/seconds)

@@ -126,6 +126,7 @@ def simulate(
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise MgrError(f'{root} exists and is not empty', 'choose another folder')
     cfg = SynthConfig(seed=seed, people=tuple(subjects), clips=(clips[0], clips[1], 0, clips[2]))
+    people_numbers(cfg)  # refuses a crowd before anything is planned
     recs, rows = recordings(cfg), plan(cfg)
     with atomic_path(root) as tmp, ExitStack() as stack:
         tmp.mkdir()
