@@ -258,8 +258,7 @@ DATA = {
     **{d: {'split': 'people'} for d in DATA_SETS if d.startswith('videos')}}
 for d in DATA:
     if d in _SKELETON: DATA[d] = {'branches': ('joint', 'heatmap')} | DATA[d]
-_BRIEF = {  # three fifths of the bench tier's epochs: every table within half an hour
-    'train.epochs': 9, 'train.joint.epochs': 10, 'train.heatmap.epochs': 11, 'train.concat.epochs': 10, 'train.mmtm.epochs': 10}
+_BRIEF = {'train.epochs': 9, **{f'train.{b}.epochs': n for b, n in dict(joint=10, heatmap=11, concat=10, mmtm=10).items()}}  # 3/5 of bench
 BOTH = {('quick', 'synth'): _SYNTH | _BRIEF, ('bench', 'synth'): _SYNTH}  # what holds for a tier on a data set only
 
 # %% ../nbs/01_config.ipynb #7a61ddac
