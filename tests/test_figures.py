@@ -4,9 +4,10 @@ import pytest
 from PIL import Image
 
 from mgr_paper.core import MgrError
+from mgr_paper.evidence.adaptation_figures import rounds_figure
 from mgr_paper.evidence.clip_figures import strip_figure
 from mgr_paper.evidence.figures import (COLOURS, canvas, caption, confusion_figure, cut_labels, figure_files,
-                                        long_tail_figure, reliability_figure, rounds_figure, save_figure)
+                                        long_tail_figure, reliability_figure, save_figure)
 from mgr_paper.evidence.metrics import class_groups, confusion
 from mgr_paper.evidence.pipeline_figure import Drawn, pipeline_figure
 from mgr_paper.fusion.calibrate import ece, reliability, softmax

@@ -17,10 +17,10 @@ from PIL import Image, ImageCms
 
 import mgr_paper.evidence
 from mgr_paper.core import MgrError
-from mgr_paper.evidence.adaptation_figures import break_even_figure, threshold_figure
+from mgr_paper.evidence.adaptation_figures import break_even_figure, rounds_figure, threshold_figure
 from mgr_paper.evidence.clip_figures import crop_figure, heatmap_figure, skeleton_figure, strip_figure
 from mgr_paper.evidence.figures import (COLOURS, GROUPS, INKS, MARKERS, SIGNS, canvas, caption, confusion_figure, cut_labels, drawn_texts,
-                                        ink, ink_on, long_tail_figure, reliability_figure, rounds_figure, save_figure, settle, style)
+                                        ink, ink_on, long_tail_figure, reliability_figure, save_figure, settle, style)
 from mgr_paper.evidence.fusion_figures import SHORT, diversity_figure, significance_figure
 from mgr_paper.evidence.geometry_figures import embedding_figure, feature_figure, phrase_figure
 from mgr_paper.evidence.metrics import class_groups
