@@ -1,13 +1,19 @@
 """The command line: the stages in a chain, and one line for every kind of mistake."""
 import json
+import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from scipy.io import loadmat, savemat
 from typer.testing import CliRunner
 
+import mgr_paper
+from mgr_paper import config
 from mgr_paper.cli import app
 from mgr_paper.preprocessing.store import Clip, ClipStore, StoreMeta, StoreWriter
 from mgr_paper.preprocessing.utd_mhad import write_example
@@ -74,18 +80,38 @@ def test_train_adapt_fuse_evaluate(store, runs, tmp_path):
     assert left == []
 
 
-@pytest.mark.parametrize("command", ["", "reproduce", "prepare", "train", "adapt", "fuse", "evaluate", "submit", "predict", "simulate",
-                                     "extract", "doctor", "notebook"])
+COMMANDS = ("reproduce", "prepare", "simulate", "extract", "train", "adapt", "fuse", "evaluate", "submit", "predict", "export", "doctor", "notebook")
+
+
+def test_every_command_is_looked_at():
+    assert sorted(typer.main.get_command(app).commands) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(command):
-    done = ask(*command.split(), "--help")
-    assert done.exit_code == 0
-    assert not command or f"Example: mgr-paper {command}" in done.stdout
-    if not command: assert "notebook " not in done.stdout and all(c in done.stdout for c in ("reproduce", "prepare", "doctor"))
+    done = ask(command, "--help")
+    assert done.exit_code == 0 and len(done.stdout.split("\n\n")[1].strip()) > 20
+    assert f"\n  Example: mgr-paper {command}" in done.stdout  # on a line of its own, to be copied
+    assert ask("--help").stdout.count(f"\n  {command} ") == (command != "notebook")
 
 
-def test_doctor():
+def test_doctor(monkeypatch):
     done = ask("doctor")
-    assert done.exit_code == 0 and "torch" in done.stdout and "synth" in done.stdout
+    assert done.exit_code == 0
+    for word in ("torch", "synth", "bfloat16", "free disk", "PyAV", "utd-mhad/joint", "browser", "mgr-paper export"): assert word in done.stdout, word
+    monkeypatch.setattr("mgr_paper.commands.doctor.find_spec", lambda name: None)
+    monkeypatch.setattr("mgr_paper.training.train.computes_bf16", lambda device: True)
+    monkeypatch.setenv("MGR_POSE_PYTHON", "/no/python")
+    monkeypatch.setenv("PATH", "")
+    told = ask("doctor").stdout
+    for extra in ("notebooks", "export", "docs", "text"): assert f"pip install 'mgr_paper[{extra}]'" in told
+    assert "in hardware" in told and "MGR_POSE_PYTHON" in told and "make browser" in told
+
+
+def test_doctor_outside_a_clone(tmp_path, monkeypatch):
+    monkeypatch.setenv("MGR_ROOT", str(tmp_path))
+    done = ask("doctor")
+    assert done.exit_code == 0 and "no settings.ini" in done.stdout
 
 
 @pytest.mark.parametrize("words,named", [
@@ -178,3 +204,78 @@ def test_unknown_class_and_data_set(tmp_path, monkeypatch):
     refused(ask("train", tmp_path/"b", "--branch", "joint", "--out", tmp_path/"x"), "'elsewhere'")
     assert everything(tmp_path) == before
     assert ClipStore(tmp_path/"b").n == 16
+
+
+def complete(line, cwd, shell="bash"):
+    "What the shell is told when Tab is pressed at the end of a line, without any shell to be detected."
+    env = {k: v for k, v in os.environ.items() if k != "SHELL"} | {"_MGR_PAPER_COMPLETE": f"complete_{shell}", "COMP_WORDS": line,
+           "COMP_CWORD": str(len(line.split(" ")) - 1), "_TYPER_COMPLETE_ARGS": line}
+    done = subprocess.run([sys.executable, "-c", "from mgr_paper.cli import main; main()"], env=env, cwd=cwd, capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("line,found", [
+    ("mgr-paper e", ["extract", "evaluate", "export"]), ("mgr-paper reproduce --tier ", ["smoke", "quick", "bench", "paper"]),
+    ("mgr-paper reproduce --data u", ["utd-mhad"]), ("mgr-paper reproduce --profile s", ["slurm"]), ("mgr-paper reproduce --only t10", ["t10_significance"]),
+    ("mgr-paper train stores/a --branch jo", ["joint", "joint3d"]), ("mgr-paper train stores/a --split odd", ["odd-even"]),
+    ("mgr-paper adapt stores/a runs/a --method cm", ["cmpl", "cmpl-inductive"]), ("mgr-paper prepare i", ["imigue"]),
+    ("mgr-paper prepare imigue a b --crop s", ["saliency"]), ("mgr-paper prepare imigue a b --layout hal", ["halpe68", "halpe26", "halpe136"]),
+    ("mgr-paper submit runs/a --style ", ["2023", "2025"]), ("mgr-paper train --i", ["--init"])])
+def test_completion(tmp_path, line, found):
+    assert complete(line, tmp_path) == found
+
+
+def test_completion_script_works_in_bash(tmp_path):
+    "The script is printed for a named shell, bash takes it in, and its function completes a word."
+    done = ask("--show-completion", "bash")
+    assert done.exit_code == 0
+    (tmp_path/"mgr-paper").write_text(f"#!{sys.executable}\nfrom mgr_paper.cli import main\nmain()\n")
+    (tmp_path/"mgr-paper").chmod(0o755)
+    code = done.stdout + '\nCOMP_WORDS=(mgr-paper train a --tier sm); COMP_CWORD=4; _mgr_paper_completion mgr-paper; echo "${COMPREPLY[@]}"'
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(mgr_paper.__file__).parents[1])}
+    assert subprocess.run(["bash", "-c", code], env=env, capture_output=True, text=True).stdout == "smoke\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_completion_of_every_shell(shell):
+    done = ask("--show-completion", shell)
+    assert done.exit_code == 0 and "_MGR_PAPER_COMPLETE" in done.stdout
+
+
+def test_shell_is_taken_from_the_environment_or_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("SHELL", "/usr/bin/zsh")
+    assert ask("--show-completion").stdout == ask("--show-completion", "zsh").stdout
+    monkeypatch.setenv("SHELL", "")
+    refused(ask("--show-completion"), "--show-completion bash")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ask("--install-completion", "bash").exit_code == 0 and ".bash_completions" in (tmp_path/".bashrc").read_text()
+
+
+def test_words_beside_the_commands_are_those_of_the_settings():
+    "They are written twice, so that help and completion need not load the settings."
+    from mgr_paper.commands import data, graph, ground, stages
+    from mgr_paper.evidence.experiments import DATA, METHOD_LABEL
+    assert ground.TIERS == tuple(config.TIERS) and stages.NETWORKS == config.BRANCHES
+    assert set(graph.DATA_SETS) <= set(DATA) and set(stages.METHODS) <= set(METHOD_LABEL)
+    assert set(stages.NETWORKS) == {b for spec in DATA.values() for b in (*spec.branches, *spec.extra)}
+
+
+def test_short_help_is_not_cut_off(monkeypatch):
+    out = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).stdout
+    assert "..." not in out.replace("[ARGS]...", "") and all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_interrupt_and_version():
+    assert ask("--version").stdout == f"mgr-paper {mgr_paper.__version__}\n"
+    code = "import sys, mgr_paper.commands.doctor as d; d.machine = lambda: (_ for _ in ()).throw(KeyboardInterrupt); from mgr_paper.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr.strip() == "error: interrupted"
+
+
+def test_bar_with_remaining_time(tmp_path):
+    "From a terminal, a command that takes a while shows how far it is and how long it will take."
+    words = ["simulate", "tree", "--clips", "192", "--subjects", "6", "--skeleton-only"]
+    env = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "MGR_BATCH")}
+    done = subprocess.run([sys.executable, "-c", "from mgr_paper.cli import main; main()", *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "simulate: 100%" in done.stderr and "it/s" in done.stderr.replace("s/it", "it/s")

@@ -18,7 +18,7 @@ USES = {"notebooks": "JupyterLab, batches, reproduce", "export": "mgr-paper expo
 def installed() -> dict[str, str]: # extra -> ready, or what is missing
     "Which extras of the package are here."
     missing = {extra: [p for p in brings if find_spec(p) is None] for extra, brings in EXTRAS.items()}
-    return {f"{USES[x]}": f"{', '.join(m)} missing: pip install 'mgr_paper[{x}]'" if m else "ready" for x, m in missing.items()}
+    return {f"{USES[x]}": f"pip install 'mgr_paper[{x}]' brings what is missing: {', '.join(m)}" if m else "ready" for x, m in missing.items()}
 
 def browser() -> str:
     "Where the browser is that the tests of the docs site and of JupyterLab open."
