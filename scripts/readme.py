@@ -31,7 +31,7 @@ def sidebar() -> str:
         found = [p.relative_to(nbs).as_posix() for p in sorted(nbs.glob(f'{pattern}.ipynb'))]
         if found: out += f'      - section: "{title}"\n        contents:\n'
         out += ''.join(f'          - {p}\n' for p in found)
-    return out
+    return out + '      - href: references.md\n        text: Bibliography\n'
 
 
 if __name__ == '__main__':
