@@ -102,7 +102,8 @@ def test_half_a_matrix_of_no_size_is_refused(upper):
 def test_pictures_say_what_was_not_run():
     runs = {b: {v: [np.eye(3)] if v == 'a' and b == 'x' else [] for v in 'ab'} for b in 'xy'}
     fig = feature_figure(runs, 'title', 'note', simulated=True)
-    assert [t.get_text() for ax in fig.axes for t in ax.texts] == ['not run']*3 and fig.get_label() == 'simulated'
+    assert [t.get_text() for ax in fig.axes for t in ax.texts] == ['not run'] and fig.get_label() == 'simulated'
+    assert 'Not run: b.' in fig.get_supxlabel()  # a variant without any run has no panel
     assert not cut_labels(fig) and not cut_labels(phrase_figure({'m': np.eye(3)}, ['a very long name of a class']*3, 'title'))
 
 
