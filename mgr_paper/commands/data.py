@@ -44,7 +44,7 @@ def show_report(
     "Print what was found, and line by line what was tried, noted and left out."
     lists = {k: report.get(k, []) for k in ("tried", "notes", "skipped")}
     words = lambda v: ", ".join(f"{a} {b}" for a, b in v.items()) if isinstance(v, dict) else v
-    show({k: words(v) for k, v in report.items() if k not in lists} | {"skipped": len(lists["skipped"])}, title)
+    show({k: words(v) for k, v in report.items() if k not in lists and v != {}} | {"skipped": len(lists["skipped"])}, title)
     for folder, found in lists["tried"]: print("looked in", folder, "- found" if found else "- nothing")
     for word in ("notes", "skipped"):
         for row in lists[word]: print(word.removesuffix("s"), row["file"], "-", row["why"])

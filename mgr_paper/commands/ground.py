@@ -154,7 +154,7 @@ def show(
     table = Table(show_header=False)
     if title: print(title)
     for name, value in rows.items(): table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
-    Console(file=sys.stdout, force_jupyter=False).print(table)  # plain text, also in a notebook
+    Console(file=sys.stdout, force_jupyter=False, markup=False, emoji=False).print(table)  # plain text, also in a notebook
 
 # %% ../../nbs/8_commands/80_ground.ipynb #1b2143c0
 def ask(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 from ..core import MgrError, choose, rng
 
 # %% ../../nbs/7_evidence/71_stats.ipynb #262ce7a4
@@ -214,7 +214,8 @@ def mcnemar(
     "Exact test on the clips where one method is right and the other wrong."
     right_a, right_b = np.asarray(a) == np.asarray(y), np.asarray(b) == np.asarray(y)
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    p = stats.binomtest(only_a, only_a + only_b, .5).pvalue if only_a + only_b else 1.
+    from scipy.stats import binomtest  # here, because it loads for longer than all the rest
+    p = binomtest(only_a, only_a + only_b, .5).pvalue if only_a + only_b else 1.
     return dict(only_a=only_a, only_b=only_b, p=float(p))
 
 # %% ../../nbs/7_evidence/71_stats.ipynb #f12854d4
