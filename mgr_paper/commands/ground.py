@@ -82,10 +82,11 @@ def _version(asked: bool):
     raise typer.Exit
 
 def _shell(ctx: typer.Context) -> str: # a name that typer knows
-    from mgr_paper.core import MgrError, choose
-    asked = ctx.meta.get("shell") or os.path.basename(os.environ.get("SHELL", ""))
+    asked, known = ctx.meta.get("shell") or os.path.basename(os.environ.get("SHELL", "")), [s.value for s in Shells]
+    if asked in known: return asked
+    from mgr_paper.core import MgrError, choose  # they load numpy, which nobody needs here
     if not asked: raise MgrError("no shell is known here", f"name it: {ctx.command_path} --show-completion bash")
-    return choose(asked, [s.value for s in Shells], "shell")
+    return choose(asked, known, "shell")
 
 def _show(ctx: typer.Context, asked: bool):
     if not asked: return
