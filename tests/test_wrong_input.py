@@ -5,6 +5,8 @@ import shlex
 import shutil
 
 import numpy as np
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -177,6 +179,7 @@ BUILT = {"LONG": "x"*300, "DEEP": "train.epochs=" + "["*5000}
 
 @pytest.mark.parametrize("line,named", CASES, ids=[line for line, _ in CASES])
 def test_wrong_input(place, monkeypatch, line, named):
+    monkeypatch.setenv("MGR_ROOT", str(Path(__file__).resolve().parent.parent))  # as from inside the project; files are named from `place`
     monkeypatch.chdir(place)
     before = everything(place)
     words = [BUILT.get(w, w) for w in shlex.split(line)]
