@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 PROJECT = Path(__file__).resolve().parent.parent
-SHARED = ("settings.ini", "nbs", "Snakefile", "profiles", "README.md", "CITATION.cff", "figures/bench", "figures/README.md")
+SHARED = ("settings.ini", "nbs", "scripts", "Snakefile", "profiles", "README.md", "CITATION.cff", "figures/bench", "figures/README.md")
 
 
 def notebooks() -> dict[str, Path]:
