@@ -159,7 +159,7 @@ class FusionConfig(Config):
     weights: str = setting('tuned', 'default', 'chosen on held-out source people, or all equal', choices=('equal',
         'tuned'))
     step: float = setting(0.1, 'default', 'grid of the tuned weights', low=0.01, high=1)
-    temperature: bool = setting(True, 'stated', 'one temperature a branch')
+    temperature: bool = setting(True, 'stated', 'temperature scaling; that each branch has its own is our reading')
 
 # %% ../nbs/01_config.ipynb #80d78d14
 def per_round(
@@ -196,7 +196,7 @@ class RunConfig(Config):
     split: str = setting('subjects', 'stated', 'test people are never seen in training')
     long_tail: bool = setting(False, 'ours', 'subsample a balanced data set to a long tail')
     layout: str = setting('halpe68', 'inferred', 'the one published layout of exactly 68 body points')
-    branches: tuple[str, ...] = setting(('joint', 'heatmap', 'swin', 'r2plus1d'), 'stated', 'the four voters',
+    branches: tuple[str, ...] = setting(('joint', 'heatmap', 'swin', 'r2plus1d'), 'inferred', 'all four are named; that all of them vote is our reading',
         choices=BRANCHES)
     joint: JointConfig = JointConfig()
     joint3d: JointConfig = JointConfig()

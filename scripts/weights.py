@@ -9,9 +9,11 @@ from pathlib import Path
 
 from mgr_paper.core import MgrError, atomic_path, root
 from mgr_paper.evidence.experiments import Run
+from mgr_paper.evidence.metrics import measured
 from mgr_paper.evidence.stages import evaluate_run, fuse_runs
 from mgr_paper.evidence.weights import CARD, WEIGHTS
-from mgr_paper.records import read_record, write_record
+from mgr_paper.fusion.calibrate import softmax
+from mgr_paper.records import load_scores, read_record, write_record
 from mgr_paper.training.checkpoints import load_tensors, save_tensors
 
 CREDIT = {
@@ -49,6 +51,9 @@ def run_folder(data: str, branch: str, of: dict, records: Path, work: Path, to: 
         if not file.is_file():
             raise MgrError(f'no {file}', f'make it: mgr-paper reproduce --tier bench --data {data}, or point --records and --runs at it')
     record = read_record(here['record'])
+    s = load_scores(here['record'].with_suffix('.npz'))
+    test = s['part'] == 'test'  # counted again from the scores that ship, which are in half precision
+    record |= measured(softmax(s['logits'][test]), s['y'][test], record['extra']['counts'], record['extra']['classes'])
     tensors, config = load_tensors(network)
     if config['branch'] != branch: raise MgrError(f"{network} is a network of {config['branch']}", 'train again')
     if config['config'] != record['config']: raise MgrError(f'{network} and {here["record"]} have different settings', 'train again')
@@ -57,6 +62,7 @@ def run_folder(data: str, branch: str, of: dict, records: Path, work: Path, to: 
     to.mkdir(parents=True)
     for name, path in here.items():
         for suffix in ('.json', '.npz'): shutil.copyfile(path.with_suffix(suffix), to/f'{name}{suffix}')
+    write_record(to/'record.json', **record)
     save_tensors(to/'network.safetensors', tensors, config)
     return record
 

@@ -58,6 +58,7 @@ def test_card_says_what_the_records_say(name):
         assert said == pytest.approx(dict(top1=found["metrics"]["top1"], f1_macro=f1.value, low=f1.low, high=f1.high))
     for b in SETS[name]:
         r = run_record(find_run(f"{name}/{b}"))
+        assert card["scores"][b] == pytest.approx({k: r["metrics"][k] for k in ("top1", "f1_macro")} | {k: card["scores"][b][k] for k in ("low", "high")})
         assert r["tier"] == "bench" and r["method"] == "source" and not r["parameters_requested"] and r["extra"]["precision"] in card["settings"]
         assert f"seed {r['seed']}" in card["settings"] and r["data"]["simulated"] == (name == "synth")
         tensors, config = load_tensors(find_run(f"{name}/{b}")/"network.safetensors")

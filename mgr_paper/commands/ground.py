@@ -108,7 +108,7 @@ def program(
     install_completion: Annotated[bool, typer.Option(
         "--install-completion", is_eager=True, callback=_install, help="Put it where the shell finds it.")] = False,
 ):
-    "Micro-gesture recognition: train, adapt to unseen people, vote, and make the paper's tables."
+    "Micro-gesture recognition: train, adapt to unseen people, vote, and make the tables of this project."
 
 def command(
     example: str, # of a call, without the program's name

@@ -140,7 +140,7 @@ def facts(
     data, made = r["data"], "simulated" if r["data"]["simulated"] else "recorded"
     said = dict(
         name=name, classes=r["extra"]["classes"], inputs=input_facts(model.kinds, r),
-        outputs=dict(probabilities="(clips, classes), calibrated, sums to 1")
+        outputs=dict(probabilities="(clips, classes), sums to 1; temperatures fitted on held-out people of the training side")
                 | (dict(logits="(clips, classes), before temperature and softmax") if len(voters) == 1 else {}),
         networks=[dict(branch=v.record["branch"], run=v.record["row"], temperature=v.temperature, weight=v.weight,
                        frames_read=[d.n for d in net.draw], views=net.views,
@@ -149,7 +149,7 @@ def facts(
         trained_on=dict(data=data["name"], people=made, video=data["video_kind"], fingerprint=data["fingerprint"],
                         split=r["split"], clips=int(sum(r["extra"]["counts"])), tier=r["tier"], seed=r["seed"],
                         method=r["method"], round=r["round"]),
-        score_on_unseen_people={k: record["metrics"].get(k) for k in ("n", "top1", "f1_macro")},
+        score_on_unseen_people={k: record["metrics"].get(k) for k in ("n", "top1", "f1_macro", "ece")},
         limits=card["limits"] if card else ["not known here: look at the run's record and at the data it was trained on"],
         credit=card["credit"] if card else f"the makers of {data['name']}",
         licence=card["licence"] if card else "the code is Apache-2.0; the weights are under what the training data allow",

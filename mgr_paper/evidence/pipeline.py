@@ -111,7 +111,7 @@ def write(
     path, store = task.records/path, task.store
     part = np.concatenate([np.full(len(i), name) for name, (i, _) in scores.items()])
     index = np.concatenate([i for i, _ in scores.values()]).astype(int)
-    logits = np.concatenate([z for _, z in scores.values()])
+    logits = np.concatenate([z for _, z in scores.values()]).astype(np.float16)  # as they are kept: who counts again finds the same
     y = np.asarray(store.y)[index]
     if task.init is not None: extra["init"] = started_from(task.init)
     pseudo = {} if labels is None or labels[1] is None else proposed(index, *labels)

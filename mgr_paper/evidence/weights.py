@@ -45,10 +45,10 @@ def card_text(
     card: dict, # of `card_of`
 ) -> str: # lines
     "A card to read."
-    def score(s): return (f"top-1 {s['top1']:.3f}, macro-F1 {s['f1_macro']:.3f} [{s['low']:.3f}, {s['high']:.3f}]")
+    def score(s): return f"top-1 {s['top1']:.3f}, macro-F1 {s['f1_macro']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
     lines = {"trained on": card["trained_on"], "settings": card["settings"],
              "scores": f"on {card['n']} clips of {card['people']} unseen people: "
-                       + "; ".join(f"{name} {score(s)}" for name, s in card["scores"].items()),
+                       + "; ".join(f"{name} {score(s)}" for name, s in card["scores"].items()) + f" ({card['interval']})",
              "limits": " ".join(card["limits"]), "data": card["credit"], "licence": card["licence"]}
     return "\n".join([f"shipped weights {card['name']}: {card['what']}", *(f"  {k}: {v}" for k, v in lines.items())])
 
