@@ -282,6 +282,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mgr_paper.config.TrainConfigs.__getitem__': ( 'config.html#trainconfigs.__getitem__',
                                                                                  'mgr_paper/config.py'),
                                   'mgr_paper.config.VideoConfig': ('config.html#videoconfig', 'mgr_paper/config.py'),
+                                  'mgr_paper.config._base': ('config.html#_base', 'mgr_paper/config.py'),
+                                  'mgr_paper.config._parsed': ('config.html#_parsed', 'mgr_paper/config.py'),
                                   'mgr_paper.config.data_root': ('config.html#data_root', 'mgr_paper/config.py'),
                                   'mgr_paper.config.per_round': ('config.html#per_round', 'mgr_paper/config.py'),
                                   'mgr_paper.config.settings': ('config.html#settings', 'mgr_paper/config.py'),

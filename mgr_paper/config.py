@@ -11,6 +11,7 @@ __all__ = ['BRANCHES', 'FUSED', 'DATA_SETS', 'TIERS', 'DATA', 'BOTH', 'JointConf
 # %% ../nbs/01_config.ipynb #211a2089
 import configparser, os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from .core import MgrError, choose, root
 from .loss_settings import LossConfig
@@ -262,15 +263,16 @@ _BRIEF = {'train.epochs': 9, **{f'train.{b}.epochs': n for b, n in dict(joint=10
 BOTH = {('quick', 'synth'): _SYNTH | _BRIEF, ('bench', 'synth'): _SYNTH}  # what holds for a tier on a data set only
 
 # %% ../nbs/01_config.ipynb #7a61ddac
+@cache  # the batch graph asks thousands of times
+def _base(tier, data): return override(RunConfig(), TIERS[tier] | DATA[data] | BOTH.get((tier, data), {}) | {'tier': tier, 'data': data})
+
 def tier_config(
     tier:str, # smoke, quick, bench or paper
     data:str, # one of DATA_SETS
     changes:dict={}, # dotted names changed on top
 ) -> RunConfig: # all settings of such a run
     "The settings of a tier on a data set."
-    choose(tier, TIERS, 'tier'); choose(data, DATA, 'data set')
-    base = override(RunConfig(), TIERS[tier] | DATA[data] | BOTH.get((tier, data), {}) | {'tier': tier, 'data': data})
-    return override(base, changes)  # last, so that `train.batch` also overrules a tier's `train.joint.batch`
+    return override(_base(choose(tier, TIERS, 'tier'), choose(data, DATA, 'data set')), changes)  # last, so that `train.batch` also overrules a tier's `train.joint.batch`
 
 # %% ../nbs/01_config.ipynb #dc22392e
 @dataclass(frozen=True)
@@ -292,15 +294,19 @@ def settings(
 ) -> Reproduction: # checked
     "Read settings.ini."
     path = Path(path or root()/'settings.ini')
+    if not path.is_file(): raise MgrError(f'no settings file {path}', 'run inside the repository or set MGR_ROOT')
+    return _parsed(path, root(), path.read_bytes())
+
+@cache  # the batch graph asks thousands of times
+def _parsed(path, base, text):
     ini = configparser.ConfigParser(interpolation=None, default_section='', inline_comment_prefixes=('#',))
     ini.optionxform = str
     def sections(word, value):  # ('bench', 'synth') -> {key: value}, for each [word bench synth]
         return {tuple(s.split()[1:]): {k: value(v) for k, v in ini[s].items()}
                 for s in ini.sections() if s.split()[0] == word}
     try:
-        if not ini.read(path, encoding='utf-8'):
-            raise MgrError(f'no settings file {path}', 'run inside the repository or set MGR_ROOT')
-        main, at = dict(ini['reproduce']), lambda p: root()/Path(p).expanduser()
+        ini.read_string(text.decode('utf-8'), path.name)
+        main, at = dict(ini['reproduce']), lambda p: base/Path(p).expanduser()
         plans, grids = (sections(word, lambda v: tuple(v.split())) for word in ('plan', 'grid'))
         roots = {choose(d, DATA, f'data set in [roots] of {path.name}'): at(p) for d, p in ini['roots'].items()}
         main |= {k: int(main[k]) for k in ('jobs', 'threads')} | {k: at(main[k]) for k in ('runs', 'figures')}

@@ -19,9 +19,9 @@ def tree(tmp_path_factory): root = tmp_path_factory.mktemp('sim')/'tree'; return
 
 def test_the_reader_makes_the_same_clips(tree, tmp_path):
     root, said = tree
-    report = prepare_imigue(root, tmp_path/'s', root/'subjects.csv', size=40, stride=2, packing='raw'); s = ClipStore(tmp_path/'s')
+    report = prepare_imigue(root, tmp_path/'s', root/'subjects.csv', size=40, stride=5, packing='raw'); s = ClipStore(tmp_path/'s')
     assert report['skipped'] == [] and report['notes'] == [] and s.n == said['clips'] == 192 and report['parts'] == dict(train=64, val=64, test=64)
-    for n, c in enumerate(memory_clips(CFG, Crop(size=40, stride=2))):
+    for n, c in enumerate(memory_clips(CFG, Crop(size=40, stride=5))):
         assert (s.clip_ids[n], s.videos[n], s.subjects[n], s.y[n], s.manifest['split'][n]) == (c.clip_id, c.video_id, c.subject_id, c.y, c.split)
         assert (s.joints(n) == c.joints).all() and s.joints(n).dtype == c.joints.dtype and (s.video(n) == c.video).all()
     assert n == 191 and (s.meta.height, s.meta.width, s.meta.fps, s.meta.simulated) == (180, 320, 25., True) and report['simulated']
