@@ -225,8 +225,7 @@ _SMALL = {  # networks that train in a minute or two on one core; chosen by cros
     'r2plus1d.frames': 8, 'r2plus1d.size': 48, 'r2plus1d.base': 16, 'r2plus1d.blocks': (1, 1, 1, 1),
     'r2plus1d.pretrained': '', 'r2plus1d.motion': True,
     'depth.frames': 12, 'depth.size': 40, 'depth.base': 16, 'depth.blocks': (1, 1, 1, 1),
-    'augment.crop': 0.8, 'augment.jitter': 0.02,
-    'train.epochs': 24, 'train.batch': 16, 'train.lr': 3e-3, 'train.warmup': 2., 'train.views': 4, 'train.ema': 0.99,
+    'augment.crop': 0.8, 'augment.jitter': 0.02, 'train.epochs': 24, 'train.batch': 16, 'train.lr': 3e-3, 'train.warmup': 2., 'train.views': 4, 'train.ema': 0.99,
     'train.joint.weight_decay': 0.02, 'train.joint.epochs': 36,
     'train.joint3d.weight_decay': 0.02, 'train.joint3d.epochs': 36, 'train.heatmap.epochs': 60,
     'train.concat.epochs': 40, 'train.mmtm.epochs': 40,  # ours, untuned: between the voters' 24 and 60
@@ -239,15 +238,12 @@ _TINY = {
     'swin.embed_dim': 8, 'swin.depths': (1, 1), 'swin.heads': (1, 2), 'swin.frames': 8, 'swin.size': 32,
     'r2plus1d.base': 8, 'r2plus1d.frames': 8, 'r2plus1d.size': 32, 'depth.base': 8, 'depth.frames': 8, 'depth.size': 32,
     'train.epochs': 1, 'train.joint.epochs': 1, 'train.joint3d.epochs': 1, 'train.heatmap.epochs': 1,
-    'train.concat.epochs': 1, 'train.mmtm.epochs': 1, 'train.warmup': 0., 'cmpl.epochs': (1,),
-    'synth.clips': (64, 64, 64, 64), 'synth.people': (4, 2, 3), 'synth.size': 32}
+    'train.concat.epochs': 1, 'train.mmtm.epochs': 1, 'train.warmup': 0., 'cmpl.epochs': (1,), 'synth.clips': (64, 64, 64, 64), 'synth.people': (4, 2, 3), 'synth.size': 32}
 _SYNTH = {  # smaller still, as the benchmark has ten times the clips; chosen on its validation people
     'joint.frames': 32, 'joint.widths': (32, 64, 128), 'joint.dropout': 0., 'joint.head_dropout': 0.1,
-    'heatmap.crop': 0.85,
-    'augment.rotate_deg': 8., 'augment.speed': 1.15, 'augment.drop': 0.02, 'augment.jitter': 0.003,
+    'heatmap.crop': 0.85, 'augment.rotate_deg': 8., 'augment.speed': 1.15, 'augment.drop': 0.02, 'augment.jitter': 0.003,
     'train.epochs': 14, 'train.joint.epochs': 16, 'train.heatmap.epochs': 18,
-    'train.concat.epochs': 16, 'train.mmtm.epochs': 16, 'train.views': 2, 'train.swin.lr': 1e-3,
-    'cmpl.epochs': (2,)}
+    'train.concat.epochs': 16, 'train.mmtm.epochs': 16, 'train.views': 2, 'train.swin.lr': 1e-3, 'cmpl.epochs': (2,)}
 TIERS = {'smoke': _SMALL | _TINY, 'quick': _SMALL, 'bench': _SMALL, 'paper': {}}
 DATA = {
     'synth': {'branches': ('joint', 'heatmap', 'r2plus1d')},  # from random weights Swin learns next to nothing here

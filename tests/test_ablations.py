@@ -65,7 +65,9 @@ def test_unknown_or_misspelt_parameters_are_refused(name, tmp_path):
     assert not list(tmp_path.iterdir()), 'nothing has run'
 
 
-@by_name
+SAMPLE = {'r0_run', *sorted(NOTEBOOKS)[::6]}  # a kernel for each notebook takes minutes, and all of them check in the same place
+
+@pytest.mark.parametrize('name', [n if n in SAMPLE else pytest.param(n, marks=pytest.mark.slow) for n in NOTEBOOKS])
 def test_a_wrong_value_is_one_clear_line(name, clone, tmp_path):
     with pytest.raises(MgrError, match='kwick') as e:
         run(clone, name, tmp_path/'log.ipynb', tier='kwick', data='synth')

@@ -47,7 +47,10 @@ def test_notebook(path):
     assert not any(o.get('name') == 'stderr' or o['output_type'] == 'error' for c in code for o in c['outputs'])
     assert not any(re.match(r'\s*(/work|/tmp|/home)/', ''.join(c['source'])) for c in nb['cells'])
     if 'ablations' in path.parts: assert not any(c['outputs'] for c in code), 'outputs of runs are kept in runs/'
-    else: assert path.stat().st_size < 205_000, 'keep stored outputs small'
+    else:
+        assert path.stat().st_size < 205_000, 'keep stored outputs small'
+        silent = [s for c in code if re.search(r'(?m)^(print\(|display\(|plt\.show\()', s := ''.join(c['source'])) and not c['outputs']]
+        assert not silent, f'not run before it was stored: {silent[0]}'
     exported = [s for c in code if (s := ''.join(c['source'])).startswith('#| export')]
     exported = [l for s in exported for l in s.splitlines() if l.strip()]
     assert len(exported) <= 300, f'{len(exported)} exported lines: split by idea'
