@@ -1714,6 +1714,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'mgr_paper/preprocessing/store.py'),
                                                'mgr_paper.preprocessing.store._info_fault': ( '1_preprocessing/store.html#_info_fault',
                                                                                               'mgr_paper/preprocessing/store.py'),
+                                               'mgr_paper.preprocessing.store._is_text': ( '1_preprocessing/store.html#_is_text',
+                                                                                           'mgr_paper/preprocessing/store.py'),
                                                'mgr_paper.preprocessing.store._opened': ( '1_preprocessing/store.html#_opened',
                                                                                           'mgr_paper/preprocessing/store.py'),
                                                'mgr_paper.preprocessing.store._table': ( '1_preprocessing/store.html#_table',

@@ -19,8 +19,11 @@ def parse_json(
     remedy:str='make it again', # what to do about it
 ): # dicts, lists, text, numbers
     "What a JSON text holds."
-    try: return json.loads(text)
+    try:
+        x = json.loads(text)
+        if (b'\\u' if isinstance(text, bytes) else '\\u') in text: json.dumps(x, ensure_ascii=False).encode()  # half a letter is no text
     except (ValueError, RecursionError) as e: raise MgrError(f'{what} is no JSON, or cut short: {e}', remedy) from e
+    return x
 
 def read_json(
     path, # file

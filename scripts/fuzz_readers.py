@@ -70,7 +70,7 @@ def make_sheets(folder: Path):
         for c in range(411): sheet.write(0, c, f"p{c % 9}"); sheet.write(1, c, .5)
 
 
-@reader("xlsx", make_sheets, "*.xlsx", .8)
+@reader("xlsx", make_sheets, "*.xlsx", 0.7)
 def read_sheets(folder, out):
     for p in folder.glob("*.xlsx"): sound(imigue.read_sheet(p), 137)
 
@@ -83,7 +83,7 @@ def make_tables(folder: Path):
     (folder/"subjects.csv").write_text("video_id,subject_id\n1,p7\n0002,p8\n")
 
 
-@reader("imigue csv", make_tables, "*.csv", 2)
+@reader("imigue csv", make_tables, "*.csv", 1.5)
 def read_tables(folder, out):
     sound(imigue.read_hand_csv(folder/"0001_light_hand.csv", []), 35)
     for name in ("0001_label.csv", "0002_label.csv"):
@@ -98,7 +98,7 @@ def make_smg(folder: Path):
     (folder/"label_name.txt").write_text("".join(f"{i}\tname {i}\n" for i in range(17)))
 
 
-@reader("smg csv", make_smg, "*.csv *.txt", .7)
+@reader("smg csv", make_smg, "*.csv *.txt", 0.3)
 def read_smg(folder, out):
     report = smg.prepare_smg(folder, out/"store")
     every_clip(ClipStore(out/"store"))
@@ -108,7 +108,7 @@ def read_smg(folder, out):
 def make_ma52(folder: Path): ma52.write_example(folder, 2, 2, 2, 1)
 
 
-@reader("ma52", make_ma52, "*.txt *.pkl", .7)
+@reader("ma52", make_ma52, "*.txt *.pkl", 0.5)
 def read_ma52(folder, out):
     ma52.prepare_ma52(folder, out/"store")
     every_clip(ClipStore(out/"store"))
@@ -139,7 +139,7 @@ def make_pickles(folder: Path):
     (folder/"c.pkl").write_bytes(pickle.dumps(dict(a=np.asfortranarray(x), b=bytearray(b"x"), e=1j), 5))
 
 
-@reader("pickle", make_pickles, "*.pkl", 2)
+@reader("pickle", make_pickles, "*.pkl", 3)
 def read_pickles(folder, out):
     for p in sorted(folder.glob("*.pkl")): load_pickle(p)
 
@@ -151,7 +151,7 @@ def make_pyskl(folder: Path):
     dump_pickle(dict(split=dict(train=["000_0", "001_0"], test=["002_0"]), annotations=notes), folder/"a.pkl")
 
 
-@reader("skeleton pickle", make_pyskl, "*.pkl", .8)
+@reader("skeleton pickle", make_pyskl, "*.pkl", 0.8)
 def read_pyskl(folder, out):
     skeleton_files.prepare_pickle(folder, out/"store")
     every_clip(ClipStore(out/"store"))
@@ -167,7 +167,7 @@ def make_openpose(folder: Path):
         (folder/f"v_{t:012d}_keypoints.json").write_text(json.dumps(dict(version=1.3, people=people[:1 + t % 2])))
 
 
-@reader("openpose json", make_openpose, "*.json", 1.2)
+@reader("openpose json", make_openpose, "*.json", 1)
 def read_openpose(folder, out):
     x = pose_json.read_openpose_json(folder, {})
     sound(x, x.shape[1])
@@ -181,7 +181,7 @@ def make_alphapose(folder: Path):
     (folder/"alphapose-results.json").write_text(json.dumps(people))
 
 
-@reader("alphapose json", make_alphapose, "*.json", 1.2)
+@reader("alphapose json", make_alphapose, "*.json", 1.5)
 def read_alphapose(folder, out): sound(pose_json.read_alphapose_json(folder/"alphapose-results.json", report={}), 26)
 
 
@@ -196,7 +196,7 @@ def make_pose(folder: Path):
     np.savez(folder/"b.npz", joints=x[:1], info=pose_info(1))
 
 
-@reader("pose npz", make_pose, "*.npz", 1.5)
+@reader("pose npz", make_pose, "*.npz", 2)
 def read_poses(folder, out):
     for p in folder.glob("*.npz"):
         joints, info = pose.read_pose(p)
@@ -222,7 +222,7 @@ def make_films(folder: Path):
             box.mux(stream.encode())
 
 
-@reader("video", make_films, "*.mp4 *.mp4 *.avi *.mkv", .9)
+@reader("video", make_films, "*.mp4 *.mp4 *.avi *.mkv", 0.6)
 def read_films(folder, out):
     for p in folder.glob("*.*"):
         said = frames.probe(p)
@@ -259,7 +259,7 @@ def make_store(folder: Path):
                 w.add(Clip(f"c{i}", f"v{i}", f"s{i}", i % 2, joints + np.float32([i, i, 0]), gen.integers(0, 255, (2, 8, 8, 3)).astype(np.uint8), split=("train", "val", "test")[i]))
 
 
-@reader("clip store", make_store, "store.json manifest.parquet *.npy video.bin", 1.2)
+@reader("clip store", make_store, "store.json manifest.parquet *.npy video.bin", 0.6)
 def read_store(folder, out):
     from mgr_paper.evidence.stages import open_store
     for name in ("raw", "jpeg"): every_clip(open_store(folder/name))
@@ -295,7 +295,7 @@ def make_scores(folder: Path):
     save_scores(folder/"heldout.npz", gen.normal(size=(2, 4)), np.arange(2), ids[:2], ["s1"]*2, ids[:2], "val", [1, -1], [True, False])
 
 
-@reader("scores npz", make_scores, "*.npz", 1.5)
+@reader("scores npz", make_scores, "*.npz", 2)
 def read_scores(folder, out):
     from mgr_paper.evidence.stages import scores_of
     for part in ("val", "test"):
@@ -312,7 +312,7 @@ def make_network(folder: Path):
                  dict(branch="joint", config=dict(layout="coco17", tier="smoke"), classes=["nod", "shrug"]))
 
 
-@reader("safetensors", make_network, "*.safetensors", 2)
+@reader("safetensors", make_network, "*.safetensors", 2.5)
 def read_network(folder, out):
     from mgr_paper.training.checkpoints import load_tensors
     from mgr_paper.training.transfer import read_network, started_from
@@ -349,7 +349,7 @@ variants = ce
 """)
 
 
-@reader("settings.ini", make_settings, "*.ini", 2)
+@reader("settings.ini", make_settings, "*.ini", 2.5)
 def read_settings(folder, out):
     from mgr_paper.config import settings
     s = settings(folder/"settings.ini")
@@ -367,7 +367,7 @@ def make_submissions(folder: Path):
         with zipfile.ZipFile(folder/name, "w", zipfile.ZIP_DEFLATED) as z: z.writestr(inner, data)
 
 
-@reader("submission", make_submissions, "*.csv *.zip", 2)
+@reader("submission", make_submissions, "*.csv *.zip", 2.5)
 def read_submissions(folder, out):
     from mgr_paper.evidence.submission import check_submission, test_clips
     clips = test_clips(folder/"list.csv")
@@ -384,7 +384,7 @@ def make_trial(folder: Path):
         savemat(p.with_name(p.name.replace("a1", "a2")), held, do_compression=True)
 
 
-@reader("utd mat", make_trial, "*.mat", 1)
+@reader("utd mat", make_trial, "*.mat", 1.2)
 def read_trials(folder, out):
     for trial in utd_mhad.find_trials(folder)[0]:
         clip, row = utd_mhad.read_clip(trial, 8)
@@ -399,8 +399,72 @@ def make_notebook(folder: Path):
     nbformat.write(new_notebook(cells=cells), folder/"a.ipynb")
 
 
-@reader("notebook", make_notebook, "*.ipynb", .3)
+@reader("notebook", make_notebook, "*.ipynb", 0.8)
 def read_notebook(folder, out):
     from mgr_paper.batch import parameters
     for name, (kind, value) in parameters(folder/"a.ipynb").items(): assert name.isidentifier() and isinstance(kind, type)
 
+
+
+# ---- readers that are wrong on purpose: what `fuzz.py` must notice
+
+def make_word(folder: Path): (folder/"a.txt").write_text("sound")
+
+
+def worry(misbehave: Callable) -> Callable:
+    "A reader that reads the sound file and loses its head over every other."
+    def read(folder, out):
+        if (folder/"a.txt").read_bytes() != b"sound": misbehave(folder)
+    return read
+
+
+def _sleeps(folder):
+    import time
+    time.sleep(3600)
+
+
+def _dies(folder):
+    import os
+    os.abort()
+
+
+def _eats(folder): assert bytearray(3 << 30)
+
+
+def _swallows(folder):
+    from mgr_paper.core import MgrError
+    try: bytearray(3 << 30)
+    except MemoryError as e: raise MgrError("a.txt is damaged") from e
+
+
+def _grows(folder): assert len(b"x"*(400 << 20))
+
+
+def _starts(folder):
+    import subprocess
+    subprocess.run(["true"], check=True)
+
+
+def _writes(folder): (folder.parent.parent/"out of the folder").write_text("x")
+
+
+def _looks(folder): (folder.parent.parent/"outside.mp4").read_bytes()
+
+
+def _runs(folder): exec("1")
+
+
+def _talks(folder):
+    import socket
+    with contextlib.suppress(OSError), socket.socket() as s: s.connect(("127.0.0.1", 9))
+
+
+def _fails(folder): {}["key"]
+
+
+def _says_nonsense(folder): raise AssertionError("not finite")
+
+
+FAULTY = {f"{kind}: {f.__name__[1:]}": Reader(make_word, ("a.txt",), worry(f)) for kind, f in (
+    ("hang", _sleeps), ("crash", _dies), ("memory", _eats), ("memory", _swallows), ("memory", _grows), ("reach", _starts), ("reach", _writes),
+    ("reach", _looks), ("reach", _runs), ("reach", _talks), ("exception", _fails), ("wrong", _says_nonsense))}

@@ -42,7 +42,7 @@ def card_of(
     if not file.is_file(): return None
     card = read_json(file, fix := "copy the shipped weights again, or give your own file another name")
     try: card_text(card)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
         raise MgrError(f"{file} is no card of weights ({type(e).__name__}: {e})", fix) from e
     return card
 

@@ -45,6 +45,8 @@ def run_worker(
     chunk:int=CHUNK, # frames a piece
 ) -> dict: # what the program said: frames, kept, seconds, frames_said
     "Run the pose program on one video."
+    try: os.path.abspath(video).encode('utf-8')
+    except UnicodeEncodeError: raise MgrError(f'{video!s:.300} has a name that is no text', 'rename it') from None  # OpenCV would crash on it
     command = [str(pose_python()), '-I', pose_worker.__file__, os.path.abspath(video), os.path.abspath(out), str(chunk)]
     only = f'format_whitelist;{FORMATS}|protocol_whitelist;file'  # as `frames.opened`: no playlists, no network
     said, at, env = {}, 0, os.environ | {'MPLBACKEND': 'agg', 'OPENCV_FFMPEG_CAPTURE_OPTIONS': only}  # a notebook's backend is unknown there

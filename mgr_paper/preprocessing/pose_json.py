@@ -36,7 +36,8 @@ def triples(
     where:str, # for the message
 ) -> np.ndarray: # (V,3) float32; confidence in [0,1]; missing 0,0,0
     "Points from a flat list."
-    try: x = np.asarray(numbers, np.float32)
+    try:
+        with np.errstate(over='ignore'): x = np.asarray(numbers, np.float32)  # what is too large becomes infinite and is refused below
     except (TypeError, ValueError, OverflowError): x = np.empty((0, 0))
     fix = 'run the pose estimator again'
     if x.ndim != 1 or len(x) % 3: raise MgrError(f'{where} is no flat list of x, y, confidence', fix)

@@ -89,6 +89,11 @@ class _Stream:
 # %% ../../nbs/1_preprocessing/11_store.ipynb #90de899a
 UNKNOWN = -1  # the class of a test clip whose label is not published
 
+def _is_text(name) -> bool: # files may be named with any bytes
+    try: str(name).encode('utf-8')
+    except UnicodeEncodeError: return False
+    return True
+
 def _clip_fault(
     clip:Clip, # to be added
     arrays:dict[str,np.ndarray], # its data by kind
@@ -99,6 +104,7 @@ def _clip_fault(
     "The first thing wrong with a clip."
     K = len(meta.classes)
     if clip.clip_id in ids: return 'this id is in the store already'
+    if not all(map(_is_text, (clip.clip_id, clip.video_id, clip.subject_id))): return 'one of its names holds bytes that are no text; rename it'
     if not isinstance(clip.y, (int, np.integer)) or not UNKNOWN <= clip.y < K: return f'class {clip.y!r} is not in 0..{K-1}'
     if clip.y == UNKNOWN and clip.split != 'test': return f'no class in split {clip.split!r}; only test clips may lack theirs'
     if clip.split not in ('train', 'val', 'test', 'seen', ''): return f'split {clip.split!r} is none of train, val, test, seen'
@@ -123,6 +129,7 @@ class StoreWriter:
     ):
         layout(meta.layout)  # refuse before work is done
         choose(meta.video_kind, ('rgb', 'depth', 'none'), 'video kind')
+        if odd := [c for c in meta.classes if not _is_text(c)]: raise MgrError(f'class {odd[0]!r} holds bytes that are no text', 'rename it')
         self.packing, self.crop = choose(packing, ('raw', 'jpeg'), 'packing'), crop
         self.path, self.meta, self.streams, self.rows, self.ids = Path(path), meta, {}, [], set()
         if self.path.exists() and not (self.path/'store.json').is_file():
@@ -214,6 +221,7 @@ def _table(
     "The table of a store; one that would grow beyond measure is refused before it does: a word is stored once, however often it stands there."
     text, grown = ['clip_id', 'video_id', 'subject_id', 'split'], 0
     try:
+        with pq.ParquetFile(path) as file: text = [c for c in text if c in file.schema_arrow.names]
         with pq.ParquetFile(path, read_dictionary=text) as file:
             if file.metadata.num_rows > MOST_CLIPS: raise ValueError(f'{file.metadata.num_rows} clips')
             table = file.read()
