@@ -166,7 +166,7 @@ def work(name: str, seed: int, start: int, stop: int, base: Path):
 
 def follow(name: str, seed: int, inputs: int, base: Path, quiet: bool = False, seconds: float = SECONDS) -> list[dict]:
     "The answers for all inputs of a reader, with a fresh child after each that died, hung or grew."
-    rows, number = [], 0
+    rows, number, late = [], 0, -1
     env = os.environ | dict(MALLOC_ARENA_MAX="2", ARROW_DEFAULT_MEMORY_POOL="system", OMP_NUM_THREADS="1", MGR_BATCH="1", PYTHONFAULTHANDLER="0",
                             HOME=str(base/"home"), PYTHONWARNINGS="ignore", OPENBLAS_NUM_THREADS="1")
     while number < inputs:
@@ -185,16 +185,19 @@ def follow(name: str, seed: int, inputs: int, base: Path, quiet: bool = False, s
                     limit = seconds
                     if "ready" in row: continue
                     rows.append(row); number = row["i"] + 1
+                    if row["what"] in FAULTS and not quiet: print(f"{name} {row['i']}: {row['what']}, {row['why']}", flush=True)
             hung = not ready
             if hung: child.send_signal(signal.SIGKILL)
             code = child.wait()
             noise.seek(0)
             said = noise.read().decode(errors="replace").strip().splitlines()[-1:]
         if limit == START: raise SystemExit(f"{name}: no worker came up: {said}")
-        if hung or code:
+        if hung and late != number: late = number  # once more: a machine that is busy is no hang
+        elif hung or code:
             what = "hang" if hung else "crash"
             why = f"over {seconds} seconds" if hung else f"ended with {code}: {said}"
             rows.append(dict(i=number, what=what, why=why[:300], ms=1000.*seconds if hung else 0., mb=0))
+            if not quiet: print(f"{name} {number}: {what}, {why}", flush=True)
             number += 1
         if not quiet: print(f"{name}: {number} of {inputs}", flush=True)
     return rows

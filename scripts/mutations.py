@@ -325,5 +325,6 @@ def mutate(
     ways = STRUCTURED.get(name[name.rfind("."):], ()) if "." in name else ()
     for k in range(rng.choice((1, 1, 1, 2))):  # only the sound file is taken apart: a damaged pickle must not be loaded here either
         way = rng.choice(ways) if ways and not k and rng.randrange(5) < 3 else rng.choice(BYTES)
-        data = way(data, rng)
+        try: data = way(data, rng)
+        except Exception: data = rng.choice(BYTES)(data, rng)  # the changed object cannot be written in this format
     return data[:LIMIT]

@@ -282,7 +282,7 @@ FOUND = {
     "a table of a gigabyte in a few bytes": (*replaced("clip store", "raw/manifest.parquet", lambda d: bomb_table()), "bytes of text"),
     "a table with damaged pages": (*replaced("clip store", "raw/manifest.parquet", lambda d: d[:20] + b"\xff"*40 + d[60:]), "is damaged"),
     "joints of another kind": (*replaced("clip store", "raw/joints.npy", swap(b"<f4", b"<i4")), "missing or incomplete"),
-    "an array header that is no Python": (*replaced("clip store", "raw/joints.npy", swap(b"{'descr'", b"(((((((("), ), "missing or damaged"),
+    "an array header that is no Python": (*replaced("clip store", "raw/joints.npy", swap(b"{'descr'", b"(((((((("), ), "missing or incomplete"),
     "offsets that ask for eight terabytes": (*replaced("clip store", "jpeg/video_offsets.npy", offsets), "missing or damaged"),
     "pictures in the wrong order": (*replaced("clip store", "jpeg/video_offsets.npy", lambda d: d[:136] + struct.pack("<q", 10**6) + d[144:]), "do not follow"),
     "pictures of another format": (*replaced("clip store", "jpeg/video.bin", lambda d: (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n" + d)[:len(d)]), "frame 0 is damaged"),

@@ -46,7 +46,8 @@ class PackedFrames:
         shape:list[int], # (frames,H,W,3) it must have
     ):
         self.path, self.shape, self.dtype = Path(path), tuple(shape), np.dtype(np.uint8)
-        self.ends = read_npy(self.path.with_name(self.path.stem+'_offsets.npy'), remedy='prepare the store again')
+        try: self.ends = read_npy(self.path.with_name(self.path.stem+'_offsets.npy'))
+        except MgrError as e: raise MgrError(f'{path} is missing or incomplete ({e.what})', 'prepare the store again') from e
         try: self.data = np.memmap(self.path, np.uint8, 'r')
         except (OSError, ValueError): self.data = np.empty(0, np.uint8)
         if self.ends.dtype != np.int64 or self.ends.shape != (self.shape[0]+1,) or self.ends[-1] != len(self.data):

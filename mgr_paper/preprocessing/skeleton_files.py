@@ -49,7 +49,7 @@ def _fault(
         return 'has a third channel that is no confidence: only picture coordinates are read'
     if not 0 <= label < (K or MOST_CLASSES): return f"has label {label}, which is not in {f'0..{K-1}' if K else '0, 1, ...'}"
     if not (np.abs(x.astype(float)) < 1e30).all(): return 'has a coordinate beyond any picture'
-    size = list(a.get('img_shape', (1, 1)))
+    size = tuple(a.get('img_shape', (1, 1)))
     sound = len(size) == 2 and all(isinstance(n, whole) and 0 < n < 1_000_000 for n in size)
     return '' if sound else f'has img_shape {size!r:.60}, not (height, width)'
 

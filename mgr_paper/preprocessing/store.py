@@ -192,7 +192,8 @@ def _opened(
     "Map an array file, or say that it is damaged."
     path, shape, dtype = folder/f'{kind}.npy', said['shape'], np.uint8 if kind == 'video' else np.float32
     if 'packing' in said: return PackedFrames(folder/f'{kind}.bin', shape)
-    a = read_npy(path, mapped=True, remedy='prepare the store again')
+    try: a = read_npy(path, mapped=True)
+    except MgrError as e: raise MgrError(f'{path} is missing or incomplete ({e.what.rpartition("(")[2].rstrip(")")})', 'prepare the store again') from e
     if list(a.shape) != shape or a.dtype != dtype: raise MgrError(f'{path} is missing or incomplete', 'prepare the store again')
     return a
 
