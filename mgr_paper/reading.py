@@ -104,8 +104,9 @@ def check_members(
     most:int, # bytes of all members together
 ):
     "Refuse an archive that would unpack to more than it can hold or than is wanted, that has links, or one name twice."
-    inside = z.infolist()
+    inside, size = z.infolist(), z.fp.seek(0, 2)
     for i in inside:
+        if i.compress_size > size: raise ValueError(f'{i.filename!r:.60} has {i.compress_size} bytes in an archive of {size}')
         packed = 1032*i.compress_size+64 if i.compress_type == zipfile.ZIP_DEFLATED else i.compress_size
         if i.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED): raise ValueError(f'compressed by method {i.compress_type}')
         if i.flag_bits & 1: raise ValueError('it has a password')

@@ -27,6 +27,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
@@ -221,6 +222,8 @@ def machine() -> str:
 def write_table(table: list[dict], seed: int, seconds: float, folder: Path):
     "The results as csv and Markdown."
     folder.mkdir(parents=True, exist_ok=True)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = children.ru_utime + children.ru_stime
     total = {k: sum(r[k] for r in table) for k in ("inputs", "refused", "accepted", "faults")}
     with open(folder/"fuzz.csv", "w", newline="") as f:
         out = csv.DictWriter(f, list(table[0]), lineterminator="\n")
@@ -234,15 +237,16 @@ def write_table(table: list[dict], seed: int, seconds: float, folder: Path):
 Refused: the project's own error, in one line. Accepted: read, and what came back made sense. Faults: anything else. MB more: the greatest
 growth of a reader's process over what the sound files need. Times are of one input, its files written and read.
 
-`python scripts/fuzz.py --seed {seed}`, {seconds:.0f} seconds on {machine()}.
+`python scripts/fuzz.py --seed {seed}`, {cpu:.0f} seconds of processor, {seconds:.0f} by the clock of a machine that others used too, on {machine()}.
 """)
 
 
-def fuzz(names: list[str], inputs: int, seed: int, quiet: bool = False) -> dict[str, list[dict]]:
+def fuzz(names: list[str], inputs: int, seed: int, quiet: bool = False, jobs: int = 1) -> dict[str, list[dict]]:
     "All answers, by reader."
     share = inputs/sum(READERS[n].share for n in names)
     with tempfile.TemporaryDirectory(prefix="fuzz", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as base:
-        return {n: follow(n, seed, int(READERS[n].share*share) + 1, Path(base)/n.replace(" ", "-"), quiet) for n in names}
+        def one(n): return follow(n, seed, int(READERS[n].share*share) + 1, Path(base)/n.replace(" ", "-"), quiet)
+        with ThreadPoolExecutor(jobs) as pool: return dict(zip(names, pool.map(one, names)))
 
 
 def show(name: str, number: int, seed: int, keep: Path|None):
@@ -269,7 +273,9 @@ def main(words: list[str]) -> int:
     parser.add_argument("--inputs", type=int, default=100_000, help="in all; readers get their shares")
     parser.add_argument("--only", nargs="+", default=list(READERS), choices=list(READERS), metavar="READER", help=", ".join(READERS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="readers at once")
     parser.add_argument("--out", type=Path, help="folder for fuzz.csv and fuzz.md")
+    parser.add_argument("--json", action="store_true", help="print the table as one line of JSON at the end, and nothing on the way")
     parser.add_argument("--keep", type=Path, help="folder for the files of faulty inputs")
     parser.add_argument("--show", nargs=2, metavar=("READER", "NUMBER"), help="make one input again and read it")
     asked = parser.parse_args(words)
@@ -277,7 +283,7 @@ def main(words: list[str]) -> int:
         show(asked.show[0], int(asked.show[1]), asked.seed, asked.keep)
         return 0
     begin = time.time()
-    rows = fuzz(asked.only, asked.inputs, asked.seed)
+    rows = fuzz(asked.only, asked.inputs, asked.seed, asked.json, asked.jobs)
     table = [summary(n, r) for n, r in rows.items()]
     for line in table: print(line)
     groups: dict[tuple, list[int]] = {}
@@ -289,6 +295,7 @@ def main(words: list[str]) -> int:
         print(f"FAULT {n}: {what}, {len(found)} times, first {found[0]}: {first[n, found[0]]}")
         if asked.keep:
             with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None): show(n, found[0], asked.seed, asked.keep)
+    if asked.json: print(json.dumps(table))
     if asked.out: write_table(table, asked.seed, time.time() - begin, asked.out)
     return int(any(line["faults"] for line in table))
 

@@ -231,6 +231,7 @@ FOUND = {
     "a cell in the last corner of a sheet": (*replaced("xlsx", "0001_openpose.xlsx", member("sheet1.xml", swap(b'r="OU1"', b'r="XFD1048576"'))), "a cell in"),
     "a cell far down": (*replaced("xlsx", "0001_openpose.xlsx", member("sheet1.xml", swap(b'r="OU1"', b'r="OU1048576"'))), "a cell in row 1048576"),
     "the same, written in another way": (*replaced("xlsx", "0001_openpose.xlsx", member("sheet1.xml", swap(b'r="OU1"', b"r = 'OU1048576'"))), "places of cells"),
+    "a member longer than its archive": (*replaced("xlsx", "0001_openpose.xlsx", lambda d: d[:(at := d.rindex(b"PK\1\2") + 20)] + b"\xff\xff\xff\x7f" + d[at+4:]), "in an archive of"),
     "a class number of 5,000 digits": (*replaced("smg csv", "label_name.txt", swap(b"3\t", b"9"*5000 + b"\t")), "does not name the classes"),
     "a class number that is a power": (*replaced("smg csv", "label_name.txt", swap(b"3\tname", "\u00b2\tname".encode())), "does not name the classes"),
     "a field longer than csv reads": (*replaced("smg csv", "Sample0001/Sample0001_data.csv", b"x"*200_000 + b",1,2"), "field larger"),
