@@ -21,21 +21,32 @@ def parameters(
     "The parameters of a notebook: one tagged cell of typed literals."
     path = Path(notebook)
     if not path.is_file(): raise MgrError(f'no notebook {path}', 'look for the right name in nbs/ablations')
-    try: cells = nbformat.read(path, 4).cells
-    except (ValueError, AttributeError, nbformat.ValidationError) as e:
+    try: tagged = [str(c.source) for c in nbformat.read(path, 4).cells if 'parameters' in c.metadata.get('tags', [])]
+    except Exception as e:  # nbformat mends, warns or fails in ways of its own
         raise MgrError(f'{path} is no notebook ({type(e).__name__})', 'give an .ipynb file') from e
-    tagged = [c.source for c in cells if 'parameters' in c.metadata.get('tags', [])]
     if len(tagged) != 1: raise MgrError(f'{path.name} has {len(tagged)} cells tagged parameters', 'tag exactly one')
     found = {}
-    for line in ast.parse(tagged[0]).body:
+    try: lines = ast.parse(tagged[0]).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        raise MgrError(f'{path.name}: its parameters are no Python ({e})', 'write name: type = literal') from e
+    for line in lines:
         try:
-            name, kind = line.target.id, eval(ast.unparse(line.annotation), {'__builtins__': {}}, TYPES)
-            default = ast.literal_eval(line.value)
-        except (AttributeError, NameError, ValueError):
-            what = f'{path.name}: {ast.unparse(line)!r} is no parameter'
+            name, kind, default = line.target.id, _kind(line.annotation), ast.literal_eval(line.value)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError, MemoryError):
+            what = f'{path.name}: {ast.get_source_segment(tagged[0], line)[:200]!r} is no parameter'
             raise MgrError(what, 'write name: type = literal') from None
         found[name] = kind, _as(default, kind, f'{path.name}: {name}')
     return found
+
+def _kind(node):
+    "The type that an annotation names, looked up: what stands in a file is never evaluated."
+    if isinstance(node, ast.Name): return TYPES[node.id]
+    if isinstance(node, ast.Constant) and node.value in (None, ...): return node.value
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr): return _kind(node.left) | _kind(node.right)
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        return TYPES[node.value.id][tuple(map(_kind, inner))]
+    raise ValueError(f'{ast.dump(node)[:80]} names no type')
 
 def _as(value, kind, what):
     try: return _fit(value, kind)

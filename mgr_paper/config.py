@@ -299,19 +299,19 @@ def _parsed(path, base, text):
     ini.optionxform = str
     def sections(word, value):  # ('bench', 'synth') -> {key: value}, for each [word bench synth]
         return {tuple(s.split()[1:]): {k: value(v) for k, v in ini[s].items()}
-                for s in ini.sections() if s.split()[0] == word}
+                for s in ini.sections() if s.split()[:1] == [word]}
     try:
         ini.read_string(text.decode('utf-8'), path.name)
         main, at = dict(ini['reproduce']), lambda p: base/Path(p).expanduser()
         plans, grids = (sections(word, lambda v: tuple(v.split())) for word in ('plan', 'grid'))
         roots = {choose(d, DATA, f'data set in [roots] of {path.name}'): at(p) for d, p in ini['roots'].items()}
         main |= {k: int(main[k]) for k in ('jobs', 'threads')} | {k: at(main[k]) for k in ('runs', 'figures')}
-    except (configparser.Error, KeyError, ValueError) as e:
+        choose(main['tier'], TIERS, 'tier'); choose(main['data'], DATA, 'data set')
+    except (configparser.Error, KeyError, ValueError, RuntimeError) as e:  # the last one: a ~ of nobody
         raise MgrError(f'{path.name} cannot be read: {e}', 'mend the line it names') from e
     for k in main: choose(k, Reproduction.__dataclass_fields__, f'key in [reproduce] of {path.name}')
     for s in ini.sections():
-        choose(s.split()[0], ('reproduce', 'roots', 'plan', 'grid'), f'section of {path.name}')
-    choose(main['tier'], TIERS, 'tier'); choose(main['data'], DATA, 'data set')
+        choose((s.split() or [''])[0], ('reproduce', 'roots', 'plan', 'grid'), f'section of {path.name}')
     for p in plans:
         if len(p) != 2: raise MgrError(f'[plan {" ".join(p)}] names no tier and data set', 'write [plan TIER DATA]')
     for p in grids:

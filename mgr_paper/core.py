@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 
 # %% ../nbs/00_core.ipynb #43ebc9c9
+def _short(text:str, most:int=1000) -> str: # a file can hold a name of a million letters: its middle is left out
+    return text if len(text) <= most else f'{text[:most-201]} … {text[-198:]}'
+
 class MgrError(Exception):
     "A mistake in the input: says what is wrong and how to mend it, in one line."
     def __init__(self,
         what:str, # what is wrong, naming the value or file
         remedy:str='', # what to do about it
     ):
-        self.what, self.remedy = (' '.join(str(s).split()).rstrip('.') for s in (what, remedy))
+        self.what, self.remedy = (_short(' '.join(str(s).split())).rstrip('.') for s in (what, remedy))
         super().__init__(self.what, self.remedy)
     def __str__(self):
         if not self.remedy: return self.what
@@ -39,7 +42,7 @@ def choose(
     "Let a known name pass and refuse any other with the nearest one."
     names = [str(k) for k in known]
     if isinstance(value, str) and value in names: return value
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(value)[:200], names, n=1, cutoff=0.5)
     hint = f', did you mean {near[0]!r}?' if near else ''
     raise MgrError(f'unknown {what} {value!r}{hint}', f"known: {', '.join(names)}")
 

@@ -295,7 +295,8 @@ def predict_video(
     if threshold is not None and not 0 <= threshold <= 1:
         raise MgrError(f"threshold {threshold} is no confidence", "give a number from 0 to 1")
     panel = open_panel(runs, precision)
-    for left in panel.left_out: print(f"{left['name']} does not vote on {video.name}: it {left['why']}")
+    name = video.name.encode("utf-8", "backslashreplace").decode()  # a name may hold bytes that are no text
+    for left in panel.left_out: print(f"{left['name']} does not vote on {name}: it {left['why']}")
     floor = panel.floor if threshold is None else threshold
     with atomic_path(out) as tmp:
         tmp.mkdir()
@@ -312,9 +313,9 @@ def predict_video(
         if said.frames_said > len(joints) + 1:  # some headers count one too many
             facts.insert(0, f"The video ends after {len(joints)} frames, its header says {said.frames_said}: it is cut short.")
         simulated = panel.voters[0].record["data"]["simulated"]
-        timeline = png_of(timeline_figure(table, floor, f"Gestures in {video.name}", facts[0], simulated))
+        timeline = png_of(timeline_figure(table, floor, f"Gestures in {name}", facts[0], simulated))
         (tmp/"timeline.png").write_bytes(timeline)
         shots = [(f"{p['call']}, {p['from']:.1f} to {p['to']:.1f} s", stills[i]) for i, p in best.iterrows()]
-        page = report_page(video.name + (" (networks of simulated data)" if simulated else ""), facts, panel, table, timeline, shots)
+        page = report_page(name + (" (networks of simulated data)" if simulated else ""), facts, panel, table, timeline, shots)
         (tmp/"report.html").write_text(page, encoding="utf-8")
     return table

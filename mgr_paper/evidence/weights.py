@@ -6,11 +6,11 @@
 __all__ = ['WEIGHTS', 'CARD', 'shipped', 'find_run', 'card_of', 'card_text', 'announce']
 
 # %% ../../nbs/7_evidence/76b_weights.ipynb #76b00003
-import json
 from pathlib import Path
 
 import mgr_paper
 from ..core import MgrError
+from ..reading import read_json
 
 # %% ../../nbs/7_evidence/76b_weights.ipynb #76b00006
 WEIGHTS = Path(mgr_paper.__file__).parent/"weights"
@@ -39,7 +39,12 @@ def card_of(
 ) -> dict|None: # None: not shipped
     "What is said of shipped weights."
     file = Path(folder).resolve().parent/CARD
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not file.is_file(): return None
+    card = read_json(file, fix := "copy the shipped weights again, or give your own file another name")
+    try: card_text(card)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
+        raise MgrError(f"{file} is no card of weights ({type(e).__name__}: {e})", fix) from e
+    return card
 
 def card_text(
     card: dict, # of `card_of`

@@ -85,7 +85,7 @@ def read_list(
     except (OSError, UnicodeDecodeError) as e: raise MgrError(f'cannot read {path}: {e}', fix) from e
     for i, words in enumerate(map(str.split, lines), 1):
         if not words: continue
-        if len(words) != 2 or not words[1].isascii() or not words[1].isdigit():
+        if len(words) != 2 or not re.fullmatch('[0-9]{1,9}', words[1]):
             raise MgrError(f'{path}, row {i}: {" ".join(words)[:60]!r}', fix)
         name, y = words[0].removesuffix('.mp4'), int(words[1])
         if y >= K: raise MgrError(f'{path}, row {i}: label {y}', fix)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from ..core import MgrError
+from ..reading import read_npy
 
 # %% ../../nbs/1_preprocessing/10c_packed.ipynb #b10c0006
 QUALITY = 90  # not in paper; the error of a pixel is below that of the camera
@@ -45,16 +46,20 @@ class PackedFrames:
         shape:list[int], # (frames,H,W,3) it must have
     ):
         self.path, self.shape, self.dtype = Path(path), tuple(shape), np.dtype(np.uint8)
-        try:
-            self.ends = np.load(self.path.with_name(self.path.stem+'_offsets.npy'), allow_pickle=False)
-            self.data = np.memmap(self.path, np.uint8, 'r')
-        except (OSError, ValueError): self.ends, self.data = np.zeros(1, np.int64), np.empty(0, np.uint8)
-        if len(self.ends) != self.shape[0]+1 or self.ends[-1] != len(self.data):
+        try: self.ends = read_npy(self.path.with_name(self.path.stem+'_offsets.npy'))
+        except MgrError as e: raise MgrError(f'{path} is missing or incomplete ({e.what})', 'prepare the store again') from e
+        try: self.data = np.memmap(self.path, np.uint8, 'r')
+        except (OSError, ValueError): self.data = np.empty(0, np.uint8)
+        if self.ends.dtype != np.int64 or self.ends.shape != (self.shape[0]+1,) or self.ends[-1] != len(self.data):
             raise MgrError(f'{path} is missing or incomplete', 'prepare the store again')
+        if self.ends[0] or (np.diff(self.ends) < 0).any():
+            raise MgrError(f'{path}: its pictures do not follow each other', 'prepare the store again')
     def __len__(self): return self.shape[0]
     def frame(self, i:int) -> np.ndarray: # (H,W,3) uint8
-        try: picture = np.asarray(Image.open(io.BytesIO(self.data[self.ends[i]:self.ends[i+1]])))
-        except OSError: picture = np.empty(0)
+        try:  # no other format than the one written: some of them call programs
+            with Image.open(io.BytesIO(self.data[self.ends[i]:self.ends[i+1]]), formats=('JPEG',)) as image:
+                picture = np.asarray(image) if (image.height, image.width) == self.shape[1:3] else np.empty(0)
+        except Exception: picture = np.empty(0)  # decoders fail in many ways
         if picture.shape != self.shape[1:]:
             raise MgrError(f'{self.path}: frame {i} is damaged', 'prepare the store again')
         return picture

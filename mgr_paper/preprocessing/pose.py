@@ -11,7 +11,9 @@ import contextlib, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np
 from ..core import MgrError, progress, root
+from ..reading import parse_json, read_npz
 from . import pose_worker
+from .frames import FORMATS
 from .pose_worker import CHUNK, SEEN, SETTINGS, file_sha
 
 # %% ../../nbs/1_preprocessing/17_pose.ipynb #po000006
@@ -43,8 +45,11 @@ def run_worker(
     chunk:int=CHUNK, # frames a piece
 ) -> dict: # what the program said: frames, kept, seconds, frames_said
     "Run the pose program on one video."
+    try: os.path.abspath(video).encode('utf-8')
+    except UnicodeEncodeError: raise MgrError(f'{video!s:.300} has a name that is no text', 'rename it') from None  # OpenCV would crash on it
     command = [str(pose_python()), '-I', pose_worker.__file__, os.path.abspath(video), os.path.abspath(out), str(chunk)]
-    said, at, env = {}, 0, os.environ | {'MPLBACKEND': 'agg'}  # a notebook's backend is unknown there
+    only = f'format_whitelist;{FORMATS}|protocol_whitelist;file'  # as `frames.opened`: no playlists, no network
+    said, at, env = {}, 0, os.environ | {'MPLBACKEND': 'agg', 'OPENCV_FFMPEG_CAPTURE_OPTIONS': only}  # a notebook's backend is unknown there
     with tempfile.TemporaryFile('w+', errors='replace') as noise:
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=noise, env=env,
                               encoding='utf-8', errors='replace') as child:
@@ -77,13 +82,14 @@ def joints_fault(
     lack = [k for k in NEEDED if k not in info]
     if lack: return f'its info lacks {", ".join(lack)}'
     numbers = [info[k] for k in ('fps', 'height', 'width')]
-    if not all(isinstance(n, (int, float)) and 0 < n < np.inf for n in numbers):
+    if not all(isinstance(n, (int, float)) and 0 < n < 1e6 for n in numbers):
         return f'fps, height, width are {numbers}'
+    if not isinstance(info.get('frames_said', 0), int) or not isinstance(info['sha256'], str): return 'its info has frames_said or sha256 of another kind'
     if joints.ndim != 3 or joints.shape[1:] != (137, 3) or not len(joints):
         return f'joints of shape {joints.shape}, not (T,137,3)'
     if joints.dtype != np.float32: return f'joints are {joints.dtype}, not float32'
     if len(joints) != info['frames']: return f'{len(joints)} frames where its info says {info["frames"]}'
-    odd = np.argwhere(~np.isfinite(joints))
+    odd = np.argwhere(~(np.abs(joints) < 1e30))
     if len(odd): return f'a NaN or infinite value, first in frame {odd[0][0]}'
     score = joints[..., 2]
     if score.min() < 0 or score.max() > 1: return 'a score outside [0,1]'
@@ -94,10 +100,12 @@ def read_pose(
 ) -> tuple[np.ndarray, dict]: # joints (T,137,3) float32 pixels and score; info: fps, height, width, frames, ...
     "Read a skeleton file and check it."
     fix = 'make it again with: mgr-paper extract'
-    try:
-        with np.load(path, allow_pickle=False) as z: joints, info = z['joints'], json.loads(str(z['info']))
-    except FileNotFoundError as e: raise MgrError(f'no file {path}', fix) from e
-    except Exception as e: raise MgrError(f'{path} is no skeleton file ({type(e).__name__})', fix) from e
+    if not os.path.exists(path): raise MgrError(f'no file {path}', fix)
+    try: held = read_npz(path, remedy=fix)
+    except MgrError as e: raise MgrError(f'{path} is no skeleton file ({e.what})', fix) from e
+    lack = [k for k in ('joints', 'info') if k not in held]
+    if lack or held['info'].dtype.kind != 'U' or held['info'].shape: raise MgrError(f'{path} is no skeleton file (no {lack[0] if lack else "text in info"})', fix)
+    joints, info = held['joints'], parse_json(str(held['info']), f'the info of {path}', fix)
     fault = joints_fault(joints, info) if isinstance(info, dict) else 'its info is no mapping'
     if fault: raise MgrError(f'{path}: {fault}', fix)
     return joints, info

@@ -36,8 +36,9 @@ def triples(
     where:str, # for the message
 ) -> np.ndarray: # (V,3) float32; confidence in [0,1]; missing 0,0,0
     "Points from a flat list."
-    try: x = np.asarray(numbers, np.float32)
-    except (TypeError, ValueError): x = np.empty((0, 0))
+    try:
+        with np.errstate(over='ignore'): x = np.asarray(numbers, np.float32)  # what is too large becomes infinite and is refused below
+    except (TypeError, ValueError, OverflowError): x = np.empty((0, 0))
     fix = 'run the pose estimator again'
     if x.ndim != 1 or len(x) % 3: raise MgrError(f'{where} is no flat list of x, y, confidence', fix)
     if not np.isfinite(x).all(): raise MgrError(f'{where} has a NaN or infinite number', fix)
@@ -114,9 +115,10 @@ def _check_span(
     first:int, # frame
     last:int, # frame
     where:str, # for the message
+    n:int, # frames that are there
 ):
-    "Refuse a stretch of frames that no gesture video has."
-    if last-first >= 1_000_000:  # not in paper: eleven hours at 25 frames a second
+    "Refuse a stretch of frames that no gesture video has, or that a few numbers would fill with emptiness."
+    if last-first >= min(1_000_000, 10_000+100*n):  # not in paper: eleven hours at 25 frames a second
         raise MgrError(f'{where}: frames {first} to {last} are {last-first+1}', 'frame numbers must count frames')
 
 # %% ../../nbs/1_preprocessing/13b_pose_json.ipynb #7f2ba83c
@@ -151,7 +153,7 @@ def read_openpose_json(
         if not isinstance(people, list): raise MgrError(f'{f.name} has no list of people', 'give the JSON of OpenPose')
         frames[t] = [_openpose_person(p, f'{f.name}, person {i}') for i, p in enumerate(people)]
     first, last = min(frames), max(frames)
-    _check_span(first, last, folder.name)
+    _check_span(first, last, folder.name, len(frames))
     out = _array(frames, link(frames), first, last, 137, report, folder.name)
     V = 137 if any(p[25:, 2].any() for ps in frames.values() for p in ps) else 25
     if report is not None: report.update(joints=V, files=len(files), frames_without_file=last-first+1-len(files))
@@ -181,7 +183,7 @@ def read_alphapose_json(
     if len(counts) != 1 or counts[0] not in ALPHAPOSE:
         raise MgrError(f"{file.name}: people of {', '.join(map(str, counts)) or 'no'} points", f'known: {ALPHAPOSE}')
     last = first+n_frames-1 if n_frames else max(frames)
-    _check_span(first, last, file.name)
+    _check_span(first, last, file.name, n_frames or len(frames))
     if outside := [t for t in frames if not first <= t <= last]:
         raise MgrError(f'{file.name}: frame {outside[0]} is not in {first}..{last}', 'give its first and n_frames')
     followed = _numbered(numbers)

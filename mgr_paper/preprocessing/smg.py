@@ -69,7 +69,7 @@ def read_rows(
     try:
         with open(path, newline='', encoding='utf-8-sig') as f:
             rows = [r for r in csv.reader(f) if any(map(str.strip, r))]
-    except (OSError, UnicodeDecodeError) as e: raise MgrError(f'cannot read {path}: {e}', fix) from e
+    except (OSError, UnicodeDecodeError, csv.Error) as e: raise MgrError(f'cannot read {path}: {e}', fix) from e
     for i, row in enumerate(rows, 1):
         try: rows[i-1] = tuple(map(int, row))
         except ValueError: raise MgrError(f'{path}, row {i}: {",".join(row)[:60]!r}', fix) from None
@@ -152,7 +152,7 @@ def class_names(
     if not path.is_file(): return tuple(otherwise.format(i) for i in range(K))
     try: rows = [l.split('\t', 1) for l in path.read_text('utf-8-sig').splitlines() if l.strip()]
     except UnicodeDecodeError as e: raise MgrError(f'{path} is not in UTF-8', 'save it in UTF-8') from e
-    names = {int(r[0]): r[1].strip() for r in rows if len(r) == 2 and r[0].strip().isdigit()}
+    names = {int(r[0]): r[1].strip() for r in rows if len(r) == 2 and re.fullmatch('[0-9]{1,4}', r[0].strip())}
     if sorted(names) != list(range(K)) or len(rows) != K:
         raise MgrError(f'{path} does not name the classes 0 to {K-1}', 'expected one row index<TAB>name a class')
     return tuple(names[i] for i in range(K))

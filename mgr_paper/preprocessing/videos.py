@@ -7,7 +7,7 @@ __all__ = ['NOBODY', 'Stretch', 'inside', 'read_table', 'read_folders', 'find_st
            'prepare_videos']
 
 # %% ../../nbs/1_preprocessing/18e_videos.ipynb #vi000003
-import csv, os, time
+import csv, os, re, time
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,7 +34,8 @@ def inside(
     path = Path(os.path.normpath(root/name))
     if not path.is_relative_to(os.path.normpath(root)):
         raise MgrError(f'{name} leads out of {root}', 'name files of the folder')
-    if not path.is_file(): raise MgrError(f'no file {name} in {root}', 'correct the table')
+    if not os.path.isfile(path):  # unlike Path.is_file, it answers for names that no system takes
+        raise MgrError(f'no file {name} in {root}', 'correct the table')
     return path
 
 def read_table(
@@ -49,7 +50,7 @@ def read_table(
         if None in row or not {'file', 'class', 'subject'} <= row.keys(): raise MgrError(f'{path}, row {i}', fix)
         row = {k.strip(): (v or '').strip() for k, v in row.items()}
         numbers = [row.get(k, '') for k in ('start', 'end')]
-        if not all(n == '' or n.isascii() and n.isdigit() for n in numbers):
+        if not all(re.fullmatch('[0-9]{0,9}', n) for n in numbers):
             raise MgrError(f'{path}, row {i}: start and end {numbers}', 'give whole numbers, or nothing')
         start, end = int(numbers[0] or 0), int(numbers[1]) if numbers[1] else None
         stretch = Stretch(row['file'], row['class'], row['subject'], start, end)

@@ -10,11 +10,12 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..core import MgrError, atomic_path
+from ..reading import parse_json
 
 # %% ../../nbs/4_training/40_checkpoints.ipynb #ee0360ca
 SCHEMA = 1  # of the checkpoint's header; raised when an older file can no longer be read
@@ -41,12 +42,14 @@ def load_tensors(
     try:
         with safe_open(path, framework="pt") as f:
             meta, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e:
+    except Exception as e:  # of the library, of torch where a header asks for an unknown kind of number, of the text in the header
         raise MgrError(f"{path} is not a readable safetensors file ({e})", "delete it and train again") from e
     if meta.get("schema") != str(SCHEMA):
         raise MgrError(f"{path} has checkpoint schema {meta.get('schema')}, this version reads {SCHEMA}",
                        "train it again")
-    return tensors, json.loads(meta["config"])
+    config = parse_json(meta.get("config", ""), f"the configuration in {path}", "train it again")
+    if not isinstance(config, dict): raise MgrError(f"{path} has a {type(config).__name__} for a configuration", "train it again")
+    return tensors, config
 
 # %% ../../nbs/4_training/40_checkpoints.ipynb #6394171c
 def pack_state(

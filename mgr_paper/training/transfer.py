@@ -24,7 +24,9 @@ def started_from(
     path = Path(path)
     if path.is_dir(): path = path/"network.safetensors"
     about = load_tensors(path)[1]
-    lack = [k for k in ("branch", "config", "classes") if k not in about]
+    kinds = {"branch": str, "config": dict, "classes": list}
+    lack = [k for k, kind in kinds.items() if not isinstance(about.get(k), kind)]
+    if not lack and not all(isinstance(c, str) for c in about["classes"]): lack = ["classes"]
     if lack: raise MgrError(f"{path} says no {lack[0]}", "give the network.safetensors of a run that train wrote")
     with open(path, "rb") as f: sha = hashlib.file_digest(f, "sha256").hexdigest()
     return dict(file=str(path), sha256=sha, branch=about["branch"], classes=len(about["classes"]))
@@ -39,8 +41,9 @@ def read_network(
     tensors, about = load_tensors(path)
     if about["branch"] != branch:
         raise MgrError(f"{path} is a network of branch {about['branch']}, not {branch}", f"give a run of {branch}")
-    if branch in ("joint", "heatmap") and about["config"]["layout"] != layout:
-        raise MgrError(f"{path} reads joints of {about['config']['layout']}, the new network {layout}",
+    theirs = about["config"].get("layout")
+    if branch in ("joint", "heatmap") and theirs != layout:
+        raise MgrError(f"{path} reads joints of {theirs}, the new network {layout}",
                        "train one of them with --set layout=...")
     odd = next((k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()), None)
     if odd: raise MgrError(f"{path} holds NaN or infinite numbers in {odd}", "train it again")
