@@ -7,6 +7,8 @@ __all__ = ['SCHEMA', 'save_tensors', 'load_tensors', 'pack_state', 'unpack_state
 
 # %% ../../nbs/4_training/40_checkpoints.ipynb #638a4e47
 import json
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -27,7 +29,10 @@ def save_tensors(
     "Write tensors and the configuration they belong to into one safetensors file."
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with atomic_path(path) as tmp:
-        save_file(tensors, tmp, metadata={"schema": str(SCHEMA), "config": json.dumps(config, sort_keys=True)})
+        try: save_file(tensors, tmp, metadata={"schema": str(SCHEMA), "config": json.dumps(config, sort_keys=True)})
+        except SafetensorError as e:  # it hides the system's errors, such as a full disk, in words of its own
+            if not (m := re.search(r"os error (\d+)", str(e))): raise
+            raise OSError(int(m[1]), os.strerror(int(m[1])), str(tmp)) from e
         tmp.chmod(0o644)  # as readable as the record beside it
     return Path(path)
 
