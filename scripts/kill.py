@@ -1,7 +1,7 @@
 """Kill commands at random moments, run them again, and compare what they made with a run that was left alone, bit for bit.
 
     python scripts/kill.py                       # 53 kills (about 20 minutes of processor time); writes figures/benchmarks/kills.*
-    python scripts/kill.py --kills prepare=2,train=1 --out /tmp/kills
+    python scripts/kill.py --kills prepare=2,train=1 --out /tmp/kills      # some; rows of other commands that are there stay
 
 A tiny made-up data set goes through `prepare`, `train`, `adapt` and `reproduce`. Each command runs once alone, which gives the results
 to compare with and the length over which the moments are spread: of n kills of a command the i-th falls at a random moment of the i-th
@@ -26,6 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from mgr_paper.core import atomic_path, locked
+
 PROJECT = Path(__file__).resolve().parent.parent
 MGR = [sys.executable, "-c", "from mgr_paper.cli import main; main()"]
 KILLS = {"prepare": 20, "train": 12, "adapt": 12, "reproduce": 9}
@@ -41,6 +43,7 @@ threads = 1
 runs = runs
 figures = figures
 [roots]
+utd-mhad = raw
 [plan smoke utd-mhad]
 splits =
 seeds =
@@ -135,7 +138,7 @@ class Bench:
         self.words = {"prepare": [*MGR, "prepare", "utd-mhad", str(self.raw), "store"],
                       "train": [*MGR, "train", str(store), "--branch", "joint", "--out", "joint", *tiny],
                       "adapt": [*MGR, "adapt", str(store), *(str(trained/b) for b in ("joint", "heatmap", "depth")), "--out", "cmpl"],
-                      "reproduce": [*MGR, "reproduce", "--tier", "smoke", "--data", "utd-mhad", "--only", "f2_long_tail", "--jobs", "1"]}
+                      "reproduce": [*MGR, "reproduce", "--tier", "smoke", "--data", "utd-mhad", "--only", "t2_losses", "--jobs", "1"]}
         for name in ["prepare", *(n for n in names if n != "prepare")]:
             if name == "adapt":
                 trained.mkdir()
@@ -181,7 +184,7 @@ class Bench:
         differs = [k for k in {**found, **whole} if found.get(k) != whole.get(k)]
         row = dict(command=name, number=number, killed=how, moment_s=round(moment, 2), share=round(share, 3), finished_files=len(there),
                    files=len(whole), half_written=len(half), refused=refused, rerun_exit=code, rerun_s=round(seconds, 1),
-                   differing=len(differs), left_over=len(left))
+                   differing=len(differs), left_over=len(left), alone_s=round(self.seconds[name], 1))
         if good(row): shutil.rmtree(case)
         else: print("  ", case, half, differs, left, case.with_suffix(".out").read_text()[-2000:], sep="\n  ", flush=True)
         return row
@@ -196,7 +199,7 @@ def machine() -> str:
     return f"{cpu}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
-def summary(rows: list[dict], alone: dict, about: str) -> str: # Markdown
+def summary(rows: list[dict], about: str) -> str: # Markdown
     out = ["# Killed at random moments, and run again", "", f"Measured by `python scripts/kill.py` on: {about}.", "",
            "| command | kills | of the group / all / the first process | moments, share of the run | rerun completes + was complete when killed | results equal, bit for bit "
            "| half-written | left over | unkilled, s | rerun, s (median) |", "|" + "---|"*10]
@@ -205,7 +208,7 @@ def summary(rows: list[dict], alone: dict, about: str) -> str: # Markdown
         count = lambda key, value: sum(r[key] == value for r in mine)
         hows, share = " / ".join(str(count("killed", h)) for h in ("group", "all", "leader")), sorted(r["share"] for r in mine)
         out.append(f"| `{name}` | {len(mine)} | {hows} | {share[0]:.2f} to {share[-1]:.2f} | {count('rerun_exit', 0)} + {count('rerun_exit', 'done')} | {count('differing', 0)} "
-                   f"| {sum(r['half_written'] for r in mine)} | {sum(r['left_over'] for r in mine)} | {alone[name]:.1f} "
+                   f"| {sum(r['half_written'] for r in mine)} | {sum(r['left_over'] for r in mine)} | {mine[0]['alone_s']:.1f} "
                    f"| {statistics.median(r['rerun_s'] for r in mine):.1f} |")
     out += ["", f"In all {len(rows)} kills, {sum(map(good, rows))} without a fault. Reruns that first waited for what the killed process had "
             f"started: {sum(r['refused'] > 0 for r in rows)}.", "", "Compared is every file of the results. Left out, as they differ from run to run: "
@@ -213,15 +216,39 @@ def summary(rows: list[dict], alone: dict, about: str) -> str: # Markdown
     return "\n".join(out)
 
 
-def run(kills: dict[str, int], seed: int, folder: Path) -> tuple[list[dict], dict]:
-    "All kills; rows, and seconds of the commands left alone."
-    bench, rows, draw = Bench(folder, [n for n, k in kills.items() if k]), [], random.Random(seed)
+def read(file: Path) -> list[dict]:
+    "Rows of an earlier call, with numbers as numbers."
+    if not file.exists(): return []
+    number = lambda text: next((kind(text) for kind in (int, float) if text.replace(".", "", kind is float).isdigit()), text)
+    with open(file, newline="") as f: return [{k: number(v) for k, v in row.items()} for row in csv.DictReader(f)]
+
+
+def keep(rows: list[dict], folder: Path, seed: int) -> list[dict]: # all rows that are there now
+    "Write the rows of a command in the place of earlier ones of the same command."
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder/".kills.lock"):
+        others = [r for r in read(folder/"kills.csv") if r["command"] != rows[0]["command"]]
+        every = sorted(others + rows, key=lambda r: (list(KILLS).index(r["command"]), r["number"]))
+        with atomic_path(folder/"kills.csv") as tmp, open(tmp, "w", newline="") as file:
+            table = csv.DictWriter(file, rows[0], lineterminator="\n")
+            table.writeheader()
+            table.writerows(every)
+        text = summary(every, f"{machine()}; seed {seed}; {time.strftime('%Y-%m-%d')}")
+        with atomic_path(folder/"kills.md") as tmp: tmp.write_text(text)
+    return every
+
+
+def run(kills: dict[str, int], seed: int, folder: Path, out: Path) -> list[dict]: # all rows
+    "All kills of some commands; every row is kept as soon as it is there."
+    bench, every = Bench(folder, [n for n, k in kills.items() if k]), []
     for name, n in kills.items():
+        rows, draw = [], random.Random(f"{seed} {name}")
         hows = ("group", "all", "leader") if name == "reproduce" else ("group", "all")
         for i in range(n):
             rows.append(bench.killed(name, i, (i + draw.random())/n, hows[i % len(hows)]))
-            print({k: v for k, v in rows[-1].items()}, flush=True)
-    return rows, bench.seconds
+            print(rows[-1], flush=True)
+            every = keep(rows, out, seed)
+    return every
 
 
 def main() -> int:
@@ -232,14 +259,8 @@ def main() -> int:
     ask = ask.parse_args()
     kills = {k: int(n) for k, _, n in (word.partition("=") for word in ask.kills.split(","))}
     if unknown := set(kills) - set(KILLS): sys.exit(f"unknown command {unknown.pop()}; known: {', '.join(KILLS)}")
-    with tempfile.TemporaryDirectory(prefix="kills") as folder: rows, alone = run(kills, ask.seed, Path(folder))
-    ask.out.mkdir(parents=True, exist_ok=True)
-    with open(ask.out/"kills.csv", "w", newline="") as file:
-        table = csv.DictWriter(file, rows[0], lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    (ask.out/"kills.md").write_text(text := summary(rows, alone, f"{machine()}; seed {ask.seed}; {time.strftime('%Y-%m-%d')}"))
-    print(text)
+    with tempfile.TemporaryDirectory(prefix="kills") as folder: rows = run(kills, ask.seed, Path(folder), ask.out)
+    print((ask.out/"kills.md").read_text())
     return int(not all(map(good, rows)))
 
 
