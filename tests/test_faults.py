@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,9 @@ from typer.testing import CliRunner
 from mgr_paper.cli import app
 from mgr_paper.config import settings, tier_config, to_dict
 from mgr_paper.core import MgrError, atomic_path, clear_abandoned, root
+from mgr_paper.evidence import reproduce as graph
 from mgr_paper.evidence.experiments import table_files
+from mgr_paper.evidence.stages import train_run
 from mgr_paper.preprocessing.frames import write_video
 from mgr_paper.preprocessing.store import Clip, ClipStore, StoreMeta, StoreWriter
 from mgr_paper.preprocessing.utd_mhad import write_example
@@ -205,7 +206,7 @@ def test_commands_on_a_full_disk(made, small):
 
 
 def test_commands_on_a_read_only_disk(made, small, tmp_path, monkeypatch):
-    commands = [("prepare", "utd-mhad", made/"raw", small/"x"), ("prepare", "synth", "-", small/"x"), ("simulate", small/"x"),
+    commands = [("prepare", "utd-mhad", made/"raw", small/"x"), ("prepare", "synth", "-", small/"x"), ("simulate", small/"x", "--clips", "192", "--subjects", "6"),
                 ("train", made/"store", "--branch", "joint", "--out", small/"x", *TINY), ("fuse", made/"joint", made/"heatmap", "--out", small/"x")]
     assert mount(small, "remount", "ro,size=64m")
     for words in commands:
@@ -213,6 +214,155 @@ def test_commands_on_a_read_only_disk(made, small, tmp_path, monkeypatch):
     assert list(small.iterdir()) == []
     assert mount(small, "remount", "rw")
     assert ask(*commands[-1]).exit_code == 0 and read_record(small/"x"/"record.json")["branch"] == "vote"
+
+
+def train(made, folder):
+    train_run(made/"store", "joint", folder/"joint", tier="smoke", changes={"train.epochs": 4, "train.batch": 6, "train.save_every": 1})
+
+
+def test_a_training_killed_at_some_of_its_steps(made, tmp_path):
+    "On the file system it takes some hundred steps; what was trained until then is not trained again, and the end is the same."
+    (tmp_path/"alone").mkdir()
+    assert in_child(train, made, tmp_path/"alone")[0] == 0
+    whole, went_on = kill.results(tmp_path/"alone"), 0
+    for n in (1, 12, 40, 70, 100, 130, 160, 190, 220, 250, 280, 310):
+        case = tmp_path/f"{n}"
+        case.mkdir()
+        code, said = in_child(train, made, case, dies_at=n, folder=case)
+        assert code in (0, -signal.SIGKILL), said
+        if code == 0: break
+        assert kill.results(case) in ({}, whole)
+        went_on += bool(list(case.rglob("*.state")))
+        if kill.results(case) == {}:
+            code, said = in_child(train, made, case)
+            assert code == 0, said
+        assert kill.results(case) == whole and hidden(case) == [], (n, hidden(case))
+    assert went_on > 2
+
+
+# ---- reproduce
+
+BENCH = settings().figures/"bench"
+needs_records = pytest.mark.skipif(not (BENCH/"records"/"synth").is_dir(), reason="no committed records")
+ASKED = ("--tier", "bench", "--data", "synth", "--only", "figures,f2_long_tail", "--jobs", "1")
+NO_CHECK = "import mgr_paper.evidence.reproduce as r; r.DISK_GB = dict.fromkeys(r.DISK_GB, 0); from mgr_paper.cli import main; main()"
+
+
+def lay(folder):
+    "A project folder with the committed records and nothing made."
+    for name in ("Snakefile", "settings.ini", "profiles", "nbs"): (folder/name).symlink_to(root()/name)
+    (folder/"figures"/"bench").mkdir(parents=True)
+    (folder/"figures"/"bench"/"records").symlink_to(BENCH/"records")
+    return folder
+
+
+def reproduce(folder):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MGR_")} | {"MGR_ROOT": str(folder), "PYTHONPATH": str(root())}
+    return subprocess.Popen([sys.executable, "-c", NO_CHECK, "reproduce", *ASKED], env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def as_committed(folder):
+    made = [(folder/p.relative_to(root()), p) for p in table_files("f2_long_tail", "bench", "synth")]
+    return all(new.exists() and new.read_bytes() == old.read_bytes() for new, old in made)
+
+
+@needs_records
+def test_two_at_once(tmp_path):
+    "The second says who is at work, and the first is not disturbed."
+    folder = lay(tmp_path)
+    first = reproduce(folder)
+    for line in first.stdout:
+        if "steps to do" in line: break
+    second = reproduce(folder)
+    out, err = second.communicate()
+    assert second.returncode == 2 and err.startswith("error: another reproduce is at work on bench-synth. wait") and len(err.splitlines()) == 1, out + err
+    out, err = first.communicate()
+    assert first.returncode == 0 and as_committed(folder), out + err
+
+
+@needs_records
+def test_reproduce_on_a_full_disk(small):
+    "It names the file and the reason; with room the same call makes the same bytes."
+    assert mount(small, "remount", "size=64m")
+    lay(small)
+    ends = []
+    for size in ("8k", "80k"):
+        assert mount(small, "remount", f"size={size}")
+        run = reproduce(small)
+        out, err = run.communicate()
+        ends.append(out + err)
+        assert run.returncode in (1, 2) and "No space left" in out + err and "Traceback" not in out + err, out + err
+        assert not any(p.exists() for p in small.glob("figures/bench/synth/*"))
+    assert mount(small, "remount", "size=64m")
+    run = reproduce(small)
+    out, err = run.communicate()
+    assert run.returncode == 0 and as_committed(small), out + err
+
+
+def test_room_is_looked_for_where_the_work_goes(tmp_path, monkeypatch):
+    "`runs` elsewhere was the remedy, and the wrong disk was looked at."
+    (tmp_path/"far").mkdir()
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda p: real(p)._replace(free=10**13 if (tmp_path/"far") in (Path(p), *Path(p).parents) else 0))
+    monkeypatch.setattr(graph, "folders", lambda: (tmp_path/"figures", tmp_path/"far"/"runs"))
+    graph.check_request("quick", "synth", (), "local", None)
+    monkeypatch.setattr(graph, "folders", lambda: (tmp_path/"figures", tmp_path/"runs"))
+    with pytest.raises(MgrError, match="0.0 GB are free"): graph.check_request("quick", "synth", (), "local", None)
+
+
+def test_tiers_that_share_a_store_do_not_run_at_once():
+    "The one that makes the store anew would take it from under the other."
+    assert {p.name for p in graph.locks("smoke", "utd-mhad")} == {"smoke-utd-mhad.lock", ".utd-mhad.lock"}
+    assert set(graph.locks("smoke", "utd-mhad")) & set(graph.locks("bench", "utd-mhad"))
+    assert not set(graph.locks("smoke", "synth")) & set(graph.locks("bench", "synth"))
+
+
+# ---- at random moments
+
+def test_killed_at_random_moments(tmp_path):
+    rows = kill.run({"prepare": 2}, 1, tmp_path, tmp_path/"out")
+    assert len(rows) == 2 and all(map(kill.good, rows)), rows
+
+
+@pytest.mark.slow
+def test_killed_at_many_random_moments(tmp_path):
+    rows = kill.run(kill.KILLS, 1, tmp_path, tmp_path/"out")
+    assert len(rows) > 50 and all(map(kill.good, rows)), rows
+
+
+def test_the_committed_kills():
+    "Fifty or more, over the whole length of every command, none with a fault."
+    rows = kill.read(settings().figures/"benchmarks"/"kills.csv")
+    assert len(rows) >= 50 and all(map(kill.good, rows)) and {r["command"] for r in rows} == set(kill.KILLS)
+    for name in kill.KILLS:
+        shares = [r["share"] for r in rows if r["command"] == name]
+        assert min(shares) < .2 and max(shares) > .7, name
+
+
+def test_a_result_that_differs_is_seen(tmp_path):
+    "The comparison itself: one bit of a tensor, one score, one setting of a record; but not its seconds."
+    one = tmp_path/"one"
+    for job in (record, scores, tensors): job(one, True) if job is record else (one.mkdir(exist_ok=True), job(one, True))
+    same_as = kill.results(one)
+    def differs(change):
+        two = tmp_path/"two"
+        shutil.rmtree(two, ignore_errors=True)
+        shutil.copytree(one, two)
+        change(two)
+        found = kill.results(two)
+        return [k for k in {**found, **same_as} if found.get(k) != same_as.get(k)]
+    def reword(key, value):
+        def change(two):
+            path = two/"new"/"record.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+        return change
+    def flip(two):
+        data = bytearray((two/"net.safetensors").read_bytes())
+        data[-1] ^= 1
+        (two/"net.safetensors").write_bytes(data)
+    assert differs(lambda two: None) == [] and differs(reword("seconds", 9.)) == [] and differs(reword("seed", 7)) == ["new/record.json"]
+    assert differs(flip) == ["net.safetensors"] and differs(lambda two: scores(two, False)) == ["scores.npz"]
+    assert differs(lambda two: (two/"scores.npz").unlink()) == ["scores.npz"] and differs(lambda two: (two/"more.csv").touch()) == ["more.csv"]
 
 
 def test_the_file_that_is_named_is_the_one_at_fault(tmp_path):

@@ -279,7 +279,8 @@ def locks(
     data: str,
 ) -> list[Path]: # of the tier, and of the clip stores that it may make
     "What a call holds while it works."
-    made = stores(runs(tier, data), tier, data)
+    rows = {v for (_, *where), grid in settings().grids.items() if where == [tier, data] == [tier, "synth"] for v in grid.get("variants", ())}
+    made = stores([Run("source", data, "", False, 0, "", variant=v) for v in rows - {"default"}], tier, data)  # all runs would take seconds to list
     return [folders()[1]/tier/"logs"/f"{tier}-{data}.lock", *sorted(p.with_name(f".{p.name}.lock") for p in made)]
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #716ed75e
