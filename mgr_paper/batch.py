@@ -9,7 +9,7 @@ __all__ = ['TYPES', 'parameters', 'run_notebook']
 import ast, logging, os
 from pathlib import Path
 import nbformat
-from .core import MgrError, choose, root
+from .core import MgrError, cannot_write, choose, root
 from .setting import _fit
 
 # %% ../nbs/02b_batch.ipynb #a357f03d
@@ -66,14 +66,18 @@ def run_notebook(
     given = {k: _as(v, known[k][0], f'{path.name}: {k}') for k, v in given.items()}
     import papermill
     logging.getLogger('papermill').setLevel(logging.ERROR)  # its own reader of parameters misses typed ones and warns
-    executed.parent.mkdir(parents=True, exist_ok=True)
     before = dict(os.environ)
     os.environ |= dict(MGR_BATCH='1', MGR_ROOT=str(root()))  # the kernel inherits them: no bars, the same root
-    try: papermill.execute_notebook(path, executed, parameters=given, kernel_name='python3', cwd=root(),
+    try:
+        executed.parent.mkdir(parents=True, exist_ok=True)
+        papermill.execute_notebook(path, executed, parameters=given, kernel_name='python3', cwd=root(),
             progress_bar=False, execution_timeout=timeout, extra_arguments=['--log-level=ERROR'])
     except papermill.PapermillExecutionError as e:
         if e.ename == 'MgrError': raise MgrError(e.evalue) from None
         raise
+    except OSError as e:  # papermill keeps the notebook as it goes
+        if (ours := cannot_write(e, executed)) is None: raise
+        raise ours from e
     finally:
         os.environ.clear()
         os.environ.update(before)

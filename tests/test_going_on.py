@@ -15,6 +15,19 @@ from mgr_paper.evidence.experiments import table_files
 
 HERE, BENCH = root(), settings().figures/"bench"
 CALL = [sys.executable, "-c", "from mgr_paper.cli import main; main()", "reproduce"]
+SMALL = """[reproduce]
+tier = smoke
+data = synth
+jobs = 2
+threads = 1
+runs = runs
+figures = figures
+[roots]
+[plan smoke synth]
+splits = subjects
+seeds = 0
+methods = cmpl
+"""
 needs_records = pytest.mark.skipif(not (BENCH/"records"/"synth").is_dir(), reason="no committed records")
 
 
@@ -92,7 +105,7 @@ def test_training_killed_in_the_middle_gives_the_same_scores(tmp_path):
     for folder in folders.values():
         folder.mkdir()
         for name in ("Snakefile", "profiles", "nbs"): (folder/name).symlink_to(HERE/name)
-        (folder/"settings.ini").write_text("[reproduce]\ntier = smoke\n[plan smoke synth]\nsplits = subjects\nseeds = 0\nmethods = cmpl\n")
+        (folder/"settings.ini").write_text(SMALL)
     words = ("--tier", "smoke", "--data", "synth")
     for ends in ("[  1/", "[  4/"):
         one = subprocess.Popen([*CALL, *words], env=environment(folders["killed"]), cwd=folders["killed"], stdout=subprocess.PIPE,

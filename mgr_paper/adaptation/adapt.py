@@ -6,7 +6,6 @@
 __all__ = ['METHODS', 'READS_TRUTH', 'teach', 'Round', 'round_steps', 'student', 'adapt']
 
 # %% ../../nbs/6_adaptation/61_adapt.ipynb #464ba0f1
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from ..core import MgrError, choose
 from ..fusion.calibrate import softmax
 from ..preprocessing.store import ClipStore
 from ..training.checkpoints import load_tensors, save_tensors
-from ..training.train import Labelled, Network, fit, make_network, predict, recipe_of
+from ..training.train import History, Labelled, Network, fit, make_network, predict, recipe_of
 
 # %% ../../nbs/6_adaptation/61_adapt.ipynb #4675cf4e
 METHODS = ("cmpl", "self", "continued", "fixmatch", "dann", "shot", "oracle", "noise")
@@ -83,7 +82,7 @@ def student(
     seed: int,
     state: Path|None = None, # file of the unfinished training
     method: str = "cmpl", # one of METHODS
-) -> list[dict]: # history
+) -> History:
     "Continue one network for a round: on source clips and the kept pseudo-labels, or as a reference method does."
     c, seed = cfg.cmpl, seed + 1000*r  # every round draws its own batches
     if c.student_weights == "none": cfg = override(cfg, {"loss.weights": "none"})
@@ -128,12 +127,13 @@ def adapt(
                   for m, (name, net) in enumerate(nets.items())}
         seconds = {}
         for name, net in nets.items():
-            path, started = folder/f"r{r}"/f"{name}.safetensors", time.perf_counter()
+            path = folder/f"r{r}"/f"{name}.safetensors"
             if not path.exists():
-                student(net, name, store, source, unlabelled, labels[name], cfg, r, seed, path.with_suffix(".state"), method)
+                state = path.with_suffix(".state")
+                history = student(net, name, store, source, unlabelled, labels[name], cfg, r, seed, state, method)
                 save_tensors(path, net.state_dict(), {
-                    "branch": name, "method": method, "round": r, "config": to_dict(cfg),
-                    "seconds": time.perf_counter() - started})
+                    "branch": name, "method": method, "round": r, "config": to_dict(cfg), "seconds": history.seconds})
+                state.unlink(missing_ok=True)
             tensors, about = load_tensors(path)
             net.load_state_dict(tensors)
             seconds[name] = about["seconds"]

@@ -18,7 +18,7 @@ from typer.exceptions import Abort, TyperException
 from .. import __version__
 
 # %% ../../nbs/8_commands/80_ground.ipynb #6635113e
-SYSTEM = ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP")
+SYSTEM = ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP")
 
 EXTRAS = {  # extra of the package -> what it brings; pyproject.toml holds the versions
     "notebooks": ("jupyterlab", "papermill", "ipykernel", "ipywidgets", "nbconvert", "nbformat", "snakemake"),
@@ -43,7 +43,9 @@ class Command(TyperGroup):
             if not extra: raise
             self.fail(f"{e.name} is not installed. run: pip install 'mgr_paper[{extra}]'")
         except OSError as e:
-            if errno.errorcode.get(e.errno) not in SYSTEM or e.filename is None: raise
+            if errno.errorcode.get(e.errno) not in SYSTEM: raise
+            if e.filename is None and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): self.fail(f"{e.strerror}. make room for what is written")
+            if e.filename is None: raise
             self.fail(f"{e.filename}: {e.strerror}. choose another path, or change its permissions")
         except Exception as e:
             from mgr_paper.core import MgrError  # here, because NumPy comes with it

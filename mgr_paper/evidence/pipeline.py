@@ -8,7 +8,6 @@ __all__ = ['open_store', 'Task', 'open_task', 'proposed', 'write', 'halves', 'tr
            'execute']
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #32085ed8
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -148,14 +147,13 @@ def train_branch(
     branch: str,
     indices: np.ndarray, # source clips to learn from
     seed: int,
-    state: Path, # unfinished training
+    state: Path, # keeps the training as it goes; to be removed when its result is kept
 ):  # the network, its history, seconds
     "Train one branch on some source clips."
-    source, started = Labelled.of(task.store, indices), time.perf_counter()
     net = make_network(branch, task.store, task.cfg, seed)
     if task.init is not None: init_from(net, task.init, branch, task.cfg.layout, task.store.meta.classes)
-    history = fit(net, branch, task.store, source, task.cfg, seed, state=state)
-    return net, history, time.perf_counter() - started
+    history = fit(net, branch, task.store, Labelled.of(task.store, indices), task.cfg, seed, state=state)
+    return net, history, history.seconds
 
 def heldout_network(
     task: Task,
@@ -171,15 +169,18 @@ def run_heldout(
     branch: str,
 ) -> Path: # record
     "Scores of all source people by networks that did not see them."
-    source, rows, seconds = task.split.source, [], 0.
+    source, rows, states, seconds = task.split.source, [], [], 0.
     for k, (train, score) in enumerate(halves(np.asarray(task.store.subjects)[source])):
         state = task.work/task.run.folder/f"{branch}{task.run.suffix}-{k}.state"
         net, _, s = train_branch(task, branch, source[train], task.run.seed, state)
         save_tensors(heldout_network(task, branch, k), net.state_dict(), {"branch": branch, "config": to_dict(task.cfg)})
+        states.append(state)
         rows.append((source[score], predict(net, branch, task.store, source[score], task.cfg)))
         seconds += s
     scores = {"val": tuple(map(np.concatenate, zip(*rows)))}
-    return write(task, task.run.outputs()[0], branch, scores, seconds, method="heldout")
+    path = write(task, task.run.outputs()[0], branch, scores, seconds, method="heldout")
+    for state in states: state.unlink(missing_ok=True)
+    return path
 
 def run_source(
     task: Task,
@@ -187,17 +188,20 @@ def run_source(
 ) -> Path: # record
     "Train a branch on the source and score the unseen people."
     folder = task.work/task.run.folder/f"source{task.run.suffix}"
-    net, history, seconds = train_branch(task, branch, task.split.source, task.run.seed, folder/f"{branch}.state")
+    state = folder/f"{branch}.state"
+    net, history, seconds = train_branch(task, branch, task.split.source, task.run.seed, state)
     scores = {"test": (task.split.target, predict(net, branch, task.store, task.split.target, task.cfg))}
     if len(task.split.val): scores["val"] = (task.split.val, predict(net, branch, task.store, task.split.val, task.cfg))
     if len(seen := seen_clips(task)): scores["seen"] = (seen, predict(net, branch, task.store, seen, task.cfg))
     save_tensors(folder/f"{branch}.safetensors", net.state_dict(), {
         "branch": branch, "config": to_dict(task.cfg), "classes": list(task.store.meta.classes)})
     loss = np.array([h["loss"] for h in history])
-    return write(task, task.run.outputs()[0], branch, scores, seconds,
+    path = write(task, task.run.outputs()[0], branch, scores, seconds,
                  parameters=sum(p.numel() for p in net.parameters()), peak_mb=peak_mb(),
                  feature_cosine=feature_cosine(net, branch, task.store, task.split.target, task.cfg),
                  loss=[float(x.mean()) for x in np.array_split(loss, min(20, len(loss)))])
+    state.unlink(missing_ok=True)
+    return path
 
 def seen_clips(
     task: Task,

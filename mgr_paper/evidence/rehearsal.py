@@ -13,7 +13,7 @@ import numpy as np
 from ..adaptation.adapt import READS_TRUTH, adapt
 from ..adaptation.choices import Choices, choose_from
 from ..config import override
-from ..core import MgrError
+from ..core import MgrError, locked
 from .experiments import DATA
 from . import pipeline
 from .pipeline import Task, halves, heldout_network, heldout_scores, write
@@ -69,5 +69,7 @@ def run_rehearsal(
 def execute(
     task: Task,
 ) -> list[Path]: # records written
-    "Do what the run says."
-    return run_rehearsal(task, task.run.what) if task.run.kind == "rehearse" else pipeline.execute(task)
+    "Do what the run says, alone."
+    run = task.run
+    with locked(task.work/run.folder/f".{run.kind}-{run.what}{run.suffix}.lock"):
+        return run_rehearsal(task, run.what) if run.kind == "rehearse" else pipeline.execute(task)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ADAPTING', 'LIBRARY', 'BRANCH_PARTS', 'DISK_GB', 'folders', 'identifier', 'rule_name', 'executed', 'outputs', 'needs',
            'held', 'modules', 'decisive', 'store_modules', 'table_modules', 'stores', 'store_rule', 'store_words',
-           'unfinished', 'forget_stale', 'run_step', 'check_request', 'snakemake_command', 'alone', 'call', 'reproduce']
+           'unfinished', 'forget_stale', 'run_step', 'free_gb', 'check_request', 'snakemake_command', 'alone', 'locks',
+           'call', 'reproduce']
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #f1be40f4
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -30,13 +30,13 @@ from pathlib import Path
 from rich.console import Console
 
 from ..config import RunConfig, TIERS, data_root, settings, tier_config, to_dict
-from ..core import MgrError, Terminated, atomic_path, choose, fingerprint, root as project
+from ..core import MgrError, Terminated, atomic_path, choose, fingerprint, locked, root as project
 from .experiments import DATA, Run, runs, store_path, table_files, tables_of
 from .variants import trained_as, variant
 from ..preprocessing.imigue import find_videos
 from ..preprocessing.utd_mhad import find_trials
 from .page import write_page
-from .watch import KINDS, Watch, clock, follow, report
+from .watch import KINDS, Log, Watch, clock, follow, report
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #a2b6ff2f
 @lru_cache
@@ -214,6 +214,12 @@ def run_step(
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #721b4036
 DISK_GB = {"smoke": 1, "quick": 4, "bench": 16, "paper": 200} # work folder at its largest: store and networks
 
+def free_gb(
+    folder: Path, # need not exist yet
+) -> float: # 10^9 bytes
+    "What is free where a folder lies or will lie."
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free/1e9
+
 def check_request(
     tier: str,
     data: str,
@@ -239,9 +245,9 @@ def check_request(
             raw = None
         if raw and data == "utd-mhad": find_trials(raw)  # raises where there is nothing to read
         if raw and data.startswith("imigue"): find_videos(raw)
-    free = shutil.disk_usage(project()).free/1e9
-    if free < DISK_GB[tier]:
-        raise MgrError(f"{free:.1f} GB are free in {project()}, tier {tier} needs about {DISK_GB[tier]}",
+    work = folders()[1]
+    if (free := free_gb(work)) < DISK_GB[tier]:
+        raise MgrError(f"{free:.1f} GB are free for {work}, tier {tier} needs about {DISK_GB[tier]}",
                        "make room, or point `runs` in settings.ini elsewhere")
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #5c6cba16
@@ -262,30 +268,36 @@ def snakemake_command(
     return words + ([f"only={','.join(only)}"] if only else []) + (["--dry-run"] if dry_run else [])
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #d795cf96
-@contextmanager
 def alone(
     path: Path, # of the lock
-):  # yields the lock's file number, for a child process to share
+):  # context manager; gives the lock's file number, for a child process to share
     "Hold a lock that ends with the process, or say that somebody else holds it."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise MgrError(f"another reproduce is at work on {path.stem.lstrip('.')}", "wait for it to end, or stop it") from None
-        yield file.fileno()
+    return locked(path, f"another reproduce is at work on {path.stem.lstrip('.')}")
+
+def locks(
+    tier: str,
+    data: str,
+) -> list[Path]: # of the tier, and of the clip stores that it may make
+    "What a call holds while it works."
+    rows = {v for (_, *where), grid in settings().grids.items() if where == [tier, data] == [tier, "synth"] for v in grid.get("variants", ())}
+    made = stores([Run("source", data, "", False, 0, "", variant=v) for v in rows - {"default"}], tier, data)  # all runs would take seconds to list
+    return [folders()[1]/tier/"logs"/f"{tier}-{data}.lock", *sorted(p.with_name(f".{p.name}.lock") for p in made)]
 
 # %% ../../nbs/7_evidence/76_reproduce.ipynb #716ed75e
 def call(
     command: list[str], # Snakemake's
     env: dict,
     log: Path,
-    lock: Path,
+    held: list[Path], # locks
     console: Console,
 ) -> tuple[Watch, int]: # what was seen, Snakemake's exit code
     "Run Snakemake with its words in a log and its progress on the console."
-    with alone(lock) as held, open(log, "w") as raw, subprocess.Popen(
-            command, env=env, text=True, errors="replace", pass_fds=(held,),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        fds = [stack.enter_context(alone(path)) for path in held]
+        raw, process = stack.enter_context(Log(log)), stack.enter_context(subprocess.Popen(
+            command, env=env, text=True, errors="replace", pass_fds=fds,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
         try: watch = follow(process.stdout, raw, console, "--dry-run" in command)
         except KeyboardInterrupt as e:  # from the keyboard Snakemake got it too and stops its runs
             deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as under nohup in a script, and so is Snakemake
@@ -311,11 +323,11 @@ def reproduce(
     env = os.environ | {"MGR_ROOT": str(project()), "OMP_NUM_THREADS": str(settings().threads), "PYTHONUNBUFFERED": "1"}
     if folder: env[f"MGR_{data.split('-')[0].upper()}_ROOT"] = str(Path(folder).expanduser().resolve())
     logs, name = folders()[1]/tier/"logs", f"{data}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-    lock = logs/(f"{name}.lock" if dry_run else f"{tier}-{data}.lock")  # counting disturbs nobody
+    held = [] if dry_run else locks(tier, data)  # counting disturbs nobody
     watch, code = call(snakemake_command(tier, data, tuple(only), profile, jobs, dry_run),
-                       env, logs/f"{name}.log", lock, console)
-    if not dry_run: write_page(tier)
+                       env, logs/f"{name}.log", held, console)
     if report(watch, code, logs/f"{name}.log", console): return code
+    if not dry_run: write_page(tier)
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         say(", ".join(f"{watch.counts[k]} {k}" for k in KINDS if watch.counts[k]) + " would run."

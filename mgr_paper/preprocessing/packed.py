@@ -36,7 +36,9 @@ class PackedStream:
         return self.n-len(frames), len(frames)
     def close(self):
         self.file.close()
-        np.save(self.path.with_name(self.path.stem+'_offsets.npy'), np.array(self.ends, np.int64))
+        out = io.BytesIO()
+        np.save(out, np.array(self.ends, np.int64))  # to a full disk it would write less, and not say why
+        self.path.with_name(self.path.stem+'_offsets.npy').write_bytes(out.getvalue())
 
 # %% ../../nbs/1_preprocessing/10c_packed.ipynb #b10c0007
 class PackedFrames:

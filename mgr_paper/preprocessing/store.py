@@ -135,9 +135,10 @@ class StoreWriter:
         if self.path.exists() and not (self.path/'store.json').is_file():
             raise MgrError(f'{self.path} exists and is no clip store', 'choose another folder')
     def __enter__(self):
-        self.stack = ExitStack()
-        self.tmp = self.stack.enter_context(atomic_path(self.path))
-        self.tmp.mkdir()
+        with ExitStack() as stack:
+            self.tmp = stack.enter_context(atomic_path(self.path))
+            self.tmp.mkdir()
+            self.stack = stack.pop_all()
         return self
     def __exit__(self, kind, error, trace):
         with self.stack:  # on leaving: the folder takes its name, or goes

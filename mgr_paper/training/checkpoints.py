@@ -7,6 +7,8 @@ __all__ = ['SCHEMA', 'save_tensors', 'load_tensors', 'pack_state', 'unpack_state
 
 # %% ../../nbs/4_training/40_checkpoints.ipynb #638a4e47
 import json
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -20,6 +22,18 @@ from ..reading import parse_json
 # %% ../../nbs/4_training/40_checkpoints.ipynb #ee0360ca
 SCHEMA = 1  # of the checkpoint's header; raised when an older file can no longer be read
 
+def _settle(
+    path: Path, # a safetensors file
+):
+    "Put the words of the header into one order: safetensors draws another one in every process, and equal files would differ."
+    with open(path, "r+b") as f:
+        n = int.from_bytes(f.read(8), "little")
+        head = json.loads(f.read(n))
+        text = json.dumps(head | {"__metadata__": dict(sorted(head["__metadata__"].items()))}, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > n: return  # written in longer words than ours: as it was
+        f.seek(8)
+        f.write(text.ljust(n))
+
 def save_tensors(
     path: str|Path, # file to write, whole or not at all
     tensors: dict[str, Tensor], # any dtype, any device
@@ -28,7 +42,11 @@ def save_tensors(
     "Write tensors and the configuration they belong to into one safetensors file."
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with atomic_path(path) as tmp:
-        save_file(tensors, tmp, metadata={"schema": str(SCHEMA), "config": json.dumps(config, sort_keys=True)})
+        try: save_file(tensors, tmp, metadata={"schema": str(SCHEMA), "config": json.dumps(config, sort_keys=True)})
+        except SafetensorError as e:  # it hides the system's errors, such as a full disk, in words of its own
+            if not (m := re.search(r"os error (\d+)", str(e))): raise
+            raise OSError(int(m[1]), os.strerror(int(m[1])), str(tmp)) from e
+        _settle(tmp)
         tmp.chmod(0o644)  # as readable as the record beside it
     return Path(path)
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['make_branch', 'Network', 'make_network', 'Objective', 'step_seed', 'augment', 'augment_together', 'count_steps',
-           'make_optimizer', 'Extra', 'step_loss', 'computes_bf16', 'autocast', 'fit', 'predict']
+           'make_optimizer', 'Extra', 'step_loss', 'computes_bf16', 'autocast', 'History', 'fit', 'predict']
 
 # %% ../../nbs/4_training/41_train.ipynb #bd2dfbd4
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -217,6 +218,21 @@ def autocast(
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and computes_bf16(device))
 
 # %% ../../nbs/4_training/41_train.ipynb #be705580
+class History(list):
+    "One row per step: loss parts and learning rate. `seconds` holds those before an interruption too."
+    seconds = 0.
+
+def _go_on(
+    state: Path|None, # of an unfinished training
+    *parts, # network, optimiser, running average, extra: filled in place
+) -> tuple[int, History]: # steps done, and what they gave
+    "Take an unfinished training up again, or begin one."
+    if not state or not state.exists(): return 0, History()
+    tensors, about = load_tensors(state)
+    history = History(about["history"])
+    history.seconds = about["seconds"]
+    return unpack_state(tensors, *parts), history
+
 def fit(
     net: Network,
     name: str, # branch, for its recipe and input
@@ -228,11 +244,11 @@ def fit(
     eta: float = 1., # weight of the pseudo-labelled half
     steps: int|None = None, # None: the recipe's epochs over the source
     lr_scale: float = 1.,
-    state: Path|None = None, # file that keeps an unfinished training; removed at the end
+    state: Path|None = None, # file that keeps the training as it goes, its end too; whoever has kept the result removes it
     begun: float = 0., # progress at the first step, for weights that come late; 1 for a student that continues
     max_batches: int|None = None, # stop early, for tests
     extra: Extra|None = None, # what a method adds; None changes nothing
-) -> list[dict[str, float]]: # one row per step: loss parts and learning rate
+) -> History: # of all steps, those before an interruption too
     "Train in place; an interrupted call with the same arguments goes on from its state file."
     recipe, objective = recipe_of(cfg, name), Objective(cfg.loss, source.y, store.K)
     steps = steps or count_steps(recipe, len(source.indices))
@@ -243,8 +259,8 @@ def fit(
         for k, p in net.named_parameters(): p.requires_grad_(not k.startswith(extra.frozen))
     ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
     opt, sched = make_optimizer(net, recipe, steps, lr_scale, extra)
-    start = unpack_state(load_tensors(state)[0], net, opt, ema, extra) if state and state.exists() else 0
-    stop, history = steps if max_batches is None else min(steps, start + max_batches), []
+    start, history = _go_on(state, net, opt, ema, extra)
+    stop, began = steps if max_batches is None else min(steps, start + max_batches), time.perf_counter() - history.seconds
     model, opt = accelerator.prepare(net, opt)
     shard = (accelerator.process_index, accelerator.num_processes)
     sets = [("source", source)] + ([("pseudo", pseudo)] if pseudo is not None else [])
@@ -264,11 +280,12 @@ def fit(
         opt.step()
         if ema is not None: ema.update(net, step=step)
         history.append(row | {"lr": opt.param_groups[0]["lr"]})
-        if state and (step + 1) % recipe.save_every == 0 and accelerator.is_main_process:
-            save_tensors(state, pack_state(net, opt, step + 1, ema, extra), {"branch": name})
+        history.seconds = time.perf_counter() - began
+        if state and ((step + 1) % recipe.save_every == 0 or step + 1 == steps) and accelerator.is_main_process:
+            save_tensors(state, pack_state(net, opt, step + 1, ema, extra),
+                         {"branch": name, "history": history, "seconds": history.seconds})
     if ema is not None: net.load_state_dict(ema.module.state_dict())
     if extra is not None: net.requires_grad_(True)
-    if state and stop == steps: state.unlink(missing_ok=True)
     return history
 
 # %% ../../nbs/4_training/41_train.ipynb #b66da972
