@@ -26,7 +26,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $${v% *}. Name another one: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@free=$$(df -Pk . | awk 'NR==2 {print int($$4/1048576)}'); [ -d $(VENV) ] || [ $$free -ge $(DISK_GB) ] || { \
 	  echo "The installation needs about $(DISK_GB) GB of disk, and $$free GB are free here. Make room, or set DISK_GB if you know better." >&2; exit 2; }
-	@echo "Installing $$(grep -c == requirements.lock) pinned packages into $(VENV) (about 7 GB, a few minutes) ..."
+	@echo "Installing $$(grep -c == requirements.lock) pinned packages into $(VENV) (about 7 GB, a few minutes; pip says nothing meanwhile) ..."
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)." >&2; exit 2; }
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .

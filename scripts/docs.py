@@ -19,6 +19,7 @@ from nbdev.config import nbpath2html
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, _def_names
+from mgr_paper.evidence.page import page_text
 from readme import sidebar
 from smalldocs import layout
 from smalldocs.site import build
@@ -117,7 +118,7 @@ class SitePages(FilterDefaults):
 
 def results(links: Links) -> str:  # Markdown
     "The page of all tables and figures."
-    text = links.mend((FIGURES/'README.md').read_text(encoding='utf-8'), FIGURES/'README.md', NBS/'results.md')
+    text = links.mend(page_text('bench', most=None), FIGURES/'README.md', NBS/'results.md')
     return re.sub(r'\[(`[^`]*/records`)\]\([^)]*\)', r'\1', text)  # thousands of files; the site shows what was made of them
 
 

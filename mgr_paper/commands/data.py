@@ -111,7 +111,7 @@ def shares(
 @command("simulate trees/miga --clips 300 --subjects 12")
 def simulate(
     root: Annotated[Path, typer.Argument(help="New folder of the tree.")],
-    clips: Annotated[int, typer.Option(max=100_000, help="In all; train, val and test get 5, 1 and 3 parts of 9.")] = 1800,
+    clips: Annotated[int, typer.Option(max=100_000, help="In all, 192 or more; train, val and test get 5, 1 and 3 parts of 9.")] = 1800,
     subjects: Annotated[int, typer.Option(max=72, help="In all; likewise, at least one each.")] = 35,
     seed: Annotated[int, typer.Option(min=0, help="Of people, gestures and noise.")] = 0,
     skeleton_only: Annotated[bool, typer.Option("--skeleton-only", help="Write no videos.")] = False,
@@ -131,5 +131,5 @@ def extract(
     from mgr_paper.preprocessing.pose import extract as run
     report = run(videos[0] if len(videos) == 1 else videos, None if str(out) == "-" else out)
     rates = report.pop("rates")
-    show_report(report | {f"seen in {Path(v).name}": {p: f"{r:.2f}" for p, r in parts.items()} for v, parts in rates.items()},
+    show_report(report | {f"seen in {Path(v).name}": ", ".join(f"{p} {r:.0%}" for p, r in parts.items()) for v, parts in rates.items()},
                 f"skeleton files in {out}")

@@ -21,6 +21,11 @@ def export(
     out: Annotated[Path|None, typer.Option(help="New file. Default: DATA-BRANCH.onnx here.")] = None,
 ):
     "Write a network or a vote as one file, compared with torch."
+    from mgr_paper.core import choose
+    from mgr_paper.evidence.stages import run_record
+    from mgr_paper.evidence.weights import find_run
+    choose(kind, ("onnx",), "export format")
+    run_record(find_run(run))  # a wrong name is told before torch is loaded
     from mgr_paper.evidence.onnx_export import export_run
     made = export_run(run, out, kind)
     differences = {f"largest difference to torch, {size.replace(' x ', ' clips of ')} frames": f"{d:.1g}"

@@ -261,7 +261,8 @@ def facts_of(
 ) -> list[str]: # sentences
     "What a reader must know."
     n, called = len(table), int((~table["call"].isin([NO_CALL, NOBODY])).sum())
-    out = [f"{called} of {n} windows are called, in {int((table['call'] == NOBODY).sum())} nobody is seen."]
+    empty = int((table["call"] == NOBODY).sum())
+    out = [f"{called} of {n} windows are called{f', in {empty} nobody is seen' if empty else ''}."]
     if given: out.append(f"A window is called from a confidence of {floor:.2f} on, as asked.")
     elif floor <= 1:
         probs, y = panel.heldout
@@ -272,7 +273,7 @@ def facts_of(
                    "on these very clips, and they were cut out by hand: windows of a running video are harder.")
     else: out.append(f"No floor gave {precision:.0%} right calls among enough held-out clips, so nothing is called.")
     out.append("One person at most is followed. Time is counted in frames of one length.")
-    out += [f"{l['name']} does not vote: it {l['why']}." for l in panel.left_out]
+    out += [f"{l['name'].capitalize()} does not vote: it {l['why']}." for l in panel.left_out]
     if from_kinect(panel.voters[0].record):
         out.append("The networks know a Kinect's skeleton. The joints of this video were made into one, and how well that works is not measured.")
     if card := card_of(panel.voters[0].folder): out += [f"Shipped weights {card['name']}.", *card["limits"]]
@@ -294,6 +295,7 @@ def predict_video(
     video, out = Path(video), new_folder(out)
     if threshold is not None and not 0 <= threshold <= 1:
         raise MgrError(f"threshold {threshold} is no confidence", "give a number from 0 to 1")
+    probe(video)  # a wrong file is told before networks are loaded
     panel = open_panel(runs, precision)
     name = video.name.encode("utf-8", "backslashreplace").decode()  # a name may hold bytes that are no text
     for left in panel.left_out: print(f"{left['name']} does not vote on {name}: it {left['why']}")

@@ -79,6 +79,7 @@ def follow(
             before, ended = watch.total, watch.read(line)
             if watch.total > 1 and not before and not dry:  # what is done already is not counted
                 console.print(f"{watch.total - 1} steps to do", markup=False, highlight=False)
+            if m := re.match(r"(?:local)?rule (\w+):", line): bar.update(task, description=f"at work on {readable(m[1])}")
             bar.update(task, completed=watch.done, total=max(0, watch.total - 1) or None)  # the last step only collects
             if ended:
                 done, total = watch.done + 1, max(watch.total - 1, 1)
