@@ -1693,6 +1693,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'mgr_paper/preprocessing/store.py'),
                                                'mgr_paper.preprocessing.store.ClipStore.__repr__': ( '1_preprocessing/store.html#clipstore.__repr__',
                                                                                                      'mgr_paper/preprocessing/store.py'),
+                                               'mgr_paper.preprocessing.store.ClipStore._sound': ( '1_preprocessing/store.html#clipstore._sound',
+                                                                                                   'mgr_paper/preprocessing/store.py'),
                                                'mgr_paper.preprocessing.store.ClipStore.clip': ( '1_preprocessing/store.html#clipstore.clip',
                                                                                                  'mgr_paper/preprocessing/store.py'),
                                                'mgr_paper.preprocessing.store.ClipStore.joints': ( '1_preprocessing/store.html#clipstore.joints',

@@ -182,6 +182,7 @@ def save_scores(
         if v.shape != logits.shape[:1]:
             raise MgrError(f'{k} has shape {v.shape} beside {len(logits)} rows of logits', 'give one a row')
     for p in np.unique(text['part']): choose(str(p), PARTS, 'part')
+    if len(y) and not -1 <= y.min() <= y.max() < logits.shape[1]: raise MgrError(f'y is not in 0..{logits.shape[1]-1}', 'look at the classes')
     half = logits.astype(np.float16)
     if not np.isfinite(half).all(): raise MgrError('logits are not finite in half precision', 'look for a diverged run')
     with atomic_path(path) as tmp: np.savez_compressed(tmp, logits=half, y=y.astype(np.int64), **text, **taught)

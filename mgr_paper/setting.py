@@ -125,6 +125,7 @@ def from_dict(
 ) -> _Kind: # equal to the one that was written
     "Settings from plain data; an unknown name is an error, and one that came after the data has its usual value."
     kinds = {f.name: f.type for f in fields(kind)}
+    if not isinstance(d, dict): raise MgrError(f'{kind.__name__} is given as {d!r:.60}', 'give its settings by name')
     for k in d: choose(k, kinds, f'{kind.__name__} field')
     return kind(**{k: from_dict(v, kinds[k]) if is_dataclass(kinds[k]) else v for k, v in d.items()})
 

@@ -254,6 +254,8 @@ FOUND = {
     "a card that is cut short": (*replaced("record json", "card.json", b'{"name": '), "is no JSON"),
     "a card of other things": (*replaced("record json", "card.json", b'{"name": "x"}'), "is no card"),
     "a card with a score of 400 digits": (*replaced("record json", "card.json", as_json(lambda x: next(iter(x["scores"].values())).update(high=10**400))), "is no card"),
+    "settings that are a number": (*replaced("record json", "run/record.json", as_json(put(["config", "train"], 1))), "TrainConfigs is given as 1"),
+    "a card that is named by a list": (*replaced("record json", "card.json", as_json(put(["name"], []))), "is no card"),
     # arrays
     "info that is bytes": (*replaced("pose npz", "a.npz", arrays(info=np.array(b"{}"))), "no text in info"),
     "a film of text": (*replaced("pose npz", "a.npz", arrays(joints=np.array("x"))), "joints of shape"),
@@ -282,6 +284,7 @@ FOUND = {
     "a class beyond the last": (*replaced("clip store", "raw/manifest.parquet", column(y=5)), "not in 0..1"),
     "a table of a gigabyte in a few bytes": (*replaced("clip store", "raw/manifest.parquet", lambda d: bomb_table()), "bytes of text"),
     "a table with damaged pages": (*replaced("clip store", "raw/manifest.parquet", lambda d: d[:20] + b"\xff"*40 + d[60:]), "is damaged"),
+    "joints that have suffered on disk": (*replaced("clip store", "raw/joints.npy", lambda d: d[:128] + b"\xff"*4 + d[132:]), "holds a NaN or infinite number"),
     "joints of another kind": (*replaced("clip store", "raw/joints.npy", swap(b"<f4", b"<i4")), "missing or incomplete"),
     "an array header that is no Python": (*replaced("clip store", "raw/joints.npy", swap(b"{'descr'", b"(((((((("), ), "missing or incomplete"),
     "offsets that ask for eight terabytes": (*replaced("clip store", "jpeg/video_offsets.npy", offsets), "missing or damaged"),

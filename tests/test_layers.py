@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCH_FREE = ('core setting loss_settings config records batch preprocessing.layouts preprocessing.store preprocessing.synth '
+TORCH_FREE = ('core reading setting loss_settings config records batch preprocessing.layouts preprocessing.store preprocessing.synth '
               'preprocessing.safe_pickle preprocessing.skeleton_files preprocessing.pose_json '
               'preprocessing.synth_motion preprocessing.synth_video preprocessing.utd_mhad preprocessing.saliency '
               'preprocessing.frames preprocessing.imigue preprocessing.pose_worker preprocessing.pose '

@@ -41,7 +41,9 @@ def card_of(
     file = Path(folder).resolve().parent/CARD
     if not file.is_file(): return None
     card = read_json(file, fix := "copy the shipped weights again, or give your own file another name")
-    try: card_text(card)
+    try:
+        if not isinstance(card["name"], str): raise TypeError(f"a name that is a {type(card['name']).__name__}")
+        card_text(card)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
         raise MgrError(f"{file} is no card of weights ({type(e).__name__}: {e})", fix) from e
     return card

@@ -288,7 +288,10 @@ class ClipStore:
         return self.spans[kind][:, 1]
     def clip(self, kind:str, i:int) -> np.ndarray: # (T,...) all frames of one clip, a read-only view
         n = self.lengths(kind)[i]; start = self.spans[kind][i, 0]
-        return self.arrays[kind][start:start+n]
+        return self._sound(kind, self.arrays[kind][start:start+n])
+    def _sound(self, kind:str, x:np.ndarray) -> np.ndarray: # the same; the files were checked when they were written, and may have suffered since
+        if kind == 'video' or np.isfinite(x).all(): return x
+        raise MgrError(f'{self.path/kind}.npy is damaged: it holds a NaN or infinite number', 'prepare the store again')
     def joints(self, i:int) -> np.ndarray: return self.clip('joints', i) # (T,V,3)
     def video(self, i:int) -> np.ndarray: return self.clip('video', i) # (T',H,W,C)
     def joints3d(self, i:int) -> np.ndarray: return self.clip('joints3d', i) # (T'',V,4)
@@ -301,7 +304,7 @@ class ClipStore:
         "T frames of each clip, in one gather."
         indices = np.asarray(indices, np.int64)
         frames = segment_frames(self.lengths(kind)[indices], n_frames, rng)
-        return self.arrays[kind][self.spans[kind][indices, :1]+frames]
+        return self._sound(kind, self.arrays[kind][self.spans[kind][indices, :1]+frames])
 
 # %% ../../nbs/1_preprocessing/11_store.ipynb #189180a8
 @dataclass(frozen=True)
