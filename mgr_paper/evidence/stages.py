@@ -111,8 +111,8 @@ def train_run(
     from mgr_paper.evidence import pipeline, reproduce  # here, because voting needs no torch
     run = Run("source", data, cfg.split, cfg.long_tail, seed, branch)
     begun = None if init is None else pipeline.started_from(init)["sha256"]
-    with (unfinished_work(out, reproduce.modules(run), to_dict(cfg), store.fingerprint, branch, seed, begun) as work,
-          atomic_path(out) as tmp):
+    with (atomic_path(out) as tmp,  # takes its name last: a kill in between leaves nothing beside a finished folder
+          unfinished_work(out, reproduce.modules(run), to_dict(cfg), store.fingerprint, branch, seed, begun) as work):
         task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", work, changes, now(), init)
         move_record(pipeline.run_source(task, branch), tmp/"record")
         shutil.move(work/run.folder/"source"/f"{branch}.safetensors", tmp/"network.safetensors")
@@ -169,7 +169,7 @@ def adapt_runs(
     run = Run("adapt", first["data"]["name"], cfg.split, cfg.long_tail, first["seed"],
               method, method_rounds(method, cfg))
     made_from = reproduce.modules(run) + [p for f in folders for p in sorted(f.iterdir()) if p.suffix in (".npz", ".safetensors")]
-    with (unfinished_work(out, made_from, to_dict(cfg), method, [r["branch"] for r in records]) as work, atomic_path(out) as tmp):
+    with (atomic_path(out) as tmp, unfinished_work(out, made_from, to_dict(cfg), method, [r["branch"] for r in records]) as work):
         task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", work, first["parameters_requested"], now())
         for f, r in zip(folders, records): lay_out(task, f, r["branch"])
         pipeline.run_adapt(task, method)
