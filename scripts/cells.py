@@ -4,7 +4,9 @@ nbdev-test runs every cell, so a test there sees what the cell above it defined.
 inside the module that was exported from them: what is measured (coverage, mutants) is the package that users install.
 
     python scripts/cells.py                # every library notebook, two at a time
-    python scripts/cells.py 51_vote        # some, by stem"""
+    python scripts/cells.py 51_vote        # some, by stem
+    python scripts/cells.py --jobs 1       # one at a time"""
+import argparse
 import builtins
 import importlib
 import json
@@ -65,8 +67,13 @@ def library() -> list[Path]:
     return [p for f in folders for p in sorted(f.glob("*.ipynb")) if module_name(p)]
 
 
-def main(names: list[str], jobs: int = 2) -> int:
+def main() -> int:
     "Run notebooks, each in a child of its own of a process that has the large libraries loaded."
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("names", nargs="*", help="stems of notebooks; none: all")
+    ask.add_argument("--jobs", type=int, default=2)
+    ask = ask.parse_args()
+    names, jobs = ask.names, ask.jobs
     chosen = [p for p in library() if not names or p.stem in names]
     if unknown := set(names) - {p.stem for p in chosen}: sys.exit(f"no library notebook {min(unknown)}")
     for name in ("torch", "torchvision.models", "pandas", "scipy.stats", "sklearn.metrics", "matplotlib.pyplot", "fastcore.test"):
@@ -100,4 +107,4 @@ def main(names: list[str], jobs: int = 2) -> int:
     return bool(failed)
 
 
-if __name__ == "__main__": sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__": sys.exit(main())

@@ -1,7 +1,7 @@
 """Small faults put into the numeric core one at a time: do the tests notice?
 
     python scripts/mutants.py                    # a seeded sample of 240 faults: figures/benchmarks/mutants.csv and mutants.md
-    python scripts/mutants.py --survivors        # those that the last run left alive, once more, after tests were added
+    python scripts/mutants.py --survivors        # after tests were added: those that the last run left alive without a reason
     python scripts/mutants.py --module vote -v   # one module, printing each fault
 
 A mutant is the exported module with one change to its syntax tree: a comparison, an operator, a number, a truth value, a condition, a
@@ -38,13 +38,17 @@ EDGES = {  # of tests/test_numerics.py, what has to do with each layer; its trai
     "adaptation": ["selections_of_two_classes_of_which_the_source_may_lack_one", "thresholds_of_a_class_that_nobody_names"],
     "evidence": ["measures_of_one_class_two_classes_and_one_clip", "intervals_of_one_class_and_of_two_people",
                  "tests_of_no_difference_and_of_a_huge_one"]}
-MODULES = {  # module -> its notebook, the related files of tests/
+RULES = [f"test_fusion.py::test_{t}" for t in (  # the others there are about tables
+    "every_rule_gives_one_answer_of_shares", "no_simple_rule_cares_for_the_order_of_the_streams",
+    "a_majority_wins_the_hard_vote_and_a_tie_goes_to_the_surest", "nothing_is_chosen_on_what_is_scored",
+    "the_stacker_is_judged_on_people_it_did_not_see", "refusals_of_the_rules")]
+MODULES = {  # module -> its notebook, the related files of tests/, or some tests of one
     "losses.class_weights": ("3_losses/30_class_weights", ["test_long_tail.py"]),
     "losses.semantic": ("3_losses/31_semantic", ["test_semantic.py", "test_long_tail.py"]),
     "losses.long_tail": ("3_losses/32_long_tail", ["test_long_tail.py"]),
-    "fusion.calibrate": ("5_fusion/50_calibrate", ["test_fusion.py"]),
-    "fusion.vote": ("5_fusion/51_vote", ["test_fusion.py"]),
-    "fusion.baselines": ("5_fusion/52_fusion_baselines", ["test_fusion.py"]),
+    "fusion.calibrate": ("5_fusion/50_calibrate", RULES),
+    "fusion.vote": ("5_fusion/51_vote", RULES),
+    "fusion.baselines": ("5_fusion/52_fusion_baselines", RULES),
     "adaptation.cmpl": ("6_adaptation/60_cmpl", ["test_cmpl.py"]),
     "evidence.metrics": ("7_evidence/70_metrics", ["test_stats.py"]),
     "evidence.stats": ("7_evidence/71_stats", ["test_stats.py"]),
@@ -259,6 +263,17 @@ def load() -> list[dict]:
     return list(csv.DictReader(path.open(encoding="utf-8", newline=""))) if path.exists() else []
 
 
+def save(rows: list[dict]) -> None:
+    "Written after every mutant, so that an interrupted run can go on with --survivors."
+    OUT.mkdir(parents=True, exist_ok=True)
+    new = OUT/"mutants.csv.part"
+    with new.open("w", encoding="utf-8", newline="") as f:
+        out = csv.DictWriter(f, FIELDS, extrasaction="ignore", lineterminator="\n")
+        out.writeheader()
+        out.writerows(rows)
+    new.replace(OUT/"mutants.csv")
+
+
 def machine() -> str:
     import numpy
     import torch
@@ -292,7 +307,7 @@ def main() -> int:
     ask.add_argument("--seed", type=int, default=0)
     ask.add_argument("-n", type=int, default=240, help="mutants in all")
     ask.add_argument("--module", action="append", help="only modules of this name; nothing is written")
-    ask.add_argument("--survivors", action="store_true", help="only those that lived in the last run")
+    ask.add_argument("--survivors", action="store_true", help="only those that are new, or lived in the last run and have no reason in the csv")
     ask.add_argument("--report", action="store_true", help="write the page again, with the reasons that stand in the csv, and run nothing")
     ask.add_argument("-v", action="store_true", help="print each mutant")
     ask = ask.parse_args()
@@ -305,8 +320,8 @@ def main() -> int:
     sources, ready = {}, {}
     for n, r in enumerate(rows):
         before = old.get(key(r), {})
-        if ask.report or ask.survivors and before.get("result", "survived") != "survived":
-            r.update(result=before.get("result", "survived"), by=before.get("by", ""), seconds=before.get("seconds", 0))
+        if ask.report or ask.survivors and before and (before["result"] != "survived" or before["reason"].strip()):
+            r.update({k: before.get(k, "") for k in ("result", "by", "seconds")})
         else:
             m = r["module"]
             if m not in ready:
@@ -318,14 +333,10 @@ def main() -> int:
             if ask.v or result == "survived":
                 print(f"[{n + 1}/{len(rows)}] {result:8} {cpu:5.1f} s {m}:{r['line']} {r['before'][:110]}  ->  {r['after'][:110]}  {r['by']}", flush=True)
         r["reason"] = before.get("reason", "") if r["result"] == "survived" else ""
+        if not ask.module: save([*rows[:n + 1], *(old[k] for q in rows[n + 1:] if (k := key(q)) in old)])
     dead = sum(r["result"] != "survived" for r in rows)
     print(f"{dead} of {len(rows)} killed ({100*dead/len(rows):.1f} %)")
     if ask.module: return 0
-    OUT.mkdir(parents=True, exist_ok=True)
-    with (OUT/"mutants.csv").open("w", encoding="utf-8", newline="") as f:
-        out = csv.DictWriter(f, FIELDS, extrasaction="ignore", lineterminator="\n")
-        out.writeheader()
-        out.writerows(rows)
     (OUT/"mutants.md").write_text(report(rows, ask.seed), encoding="utf-8")
     return 0
 
