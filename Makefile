@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 POSE := .venv-pose
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install pose-env browser paper test test-notebooks test-python docs lab hooks weights readme clean distclean
+.PHONY: help install pose-env browser paper test test-notebooks test-python coverage mutants docs lab hooks weights readme clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -66,6 +66,12 @@ test-python: $(STAMP)
 	@echo "== tests/ and a smoke run of every ablation notebook"; s=$$(date +%s); \
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -q -n 2 --dist loadfile --durations=12 $(ARGS) || exit 1; \
 	echo "== tests/ passed in $$(($$(date +%s)-s)) s"
+
+coverage: $(STAMP) ## which lines notebooks and tests run: figures/benchmarks/coverage.md (half an hour)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/measure_coverage.py $(ARGS)
+
+mutants: $(STAMP) ## small faults planted in the numeric core, found or not: figures/benchmarks/mutants.md (ten minutes)
+	@$(BIN)/python scripts/mutants.py $(ARGS)
 
 docs: $(STAMP) ## the docs site in _docs: notebooks, API, all tables and figures, bibliography
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/docs.py $(ARGS)

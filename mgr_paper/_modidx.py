@@ -77,6 +77,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'mgr_paper/adaptation/references.py'),
                                                  'mgr_paper.adaptation.references.Shot.forward': ( '6_adaptation/references.html#shot.forward',
                                                                                                    'mgr_paper/adaptation/references.py'),
+                                                 'mgr_paper.adaptation.references.at_least_float32': ( '6_adaptation/references.html#at_least_float32',
+                                                                                                       'mgr_paper/adaptation/references.py'),
                                                  'mgr_paper.adaptation.references.centroid_labels': ( '6_adaptation/references.html#centroid_labels',
                                                                                                       'mgr_paper/adaptation/references.py'),
                                                  'mgr_paper.adaptation.references.fixed_threshold': ( '6_adaptation/references.html#fixed_threshold',

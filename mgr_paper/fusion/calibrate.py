@@ -21,7 +21,11 @@ def softmax(
     if not (T > 0).all(): raise MgrError(f'temperature {T.min():g} is not positive', 'take 1 for the network as it is')
     if not np.isfinite(logits).all():
         raise MgrError('logits hold NaN or infinite numbers', 'look at the training that made them')
-    return np.exp(log_softmax(logits/T.reshape(T.shape + (1,)*(2*T.ndim)), axis=-1))
+    T = T.reshape(T.shape + (1,)*(2*T.ndim))
+    with np.errstate(over='ignore'):  # what is too far below the greatest has probability 0
+        z = logits/T
+        if not np.isfinite(z).all(): z = (logits - logits.max(-1, keepdims=True))/T
+        return np.exp(log_softmax(z, axis=-1))
 
 # %% ../../nbs/5_fusion/50_calibrate.ipynb #c8488799
 def check_probs(

@@ -93,7 +93,7 @@ def lowdin(
         raise MgrError(f'{K} classes cannot be orthogonal in {D} dimensions',
                        f'take a space of at least {K} dimensions')
     values, vectors = np.linalg.eigh(E@E.T + delta*np.eye(K))
-    if values[0] < 1e-10*values[-1]:
+    if not values[0] > 1e-10*values[-1]:
         raise MgrError('the class embeddings are linearly dependent', 'make the phrases differ, or take delta=1e-4')
     return (vectors*values**-.5) @ vectors.T @ E
 
@@ -200,7 +200,7 @@ def learned_ose_loss(
     "Contrastive alignment with learned class targets that are kept near right angles."
     e = F.normalize(e, dim=-1)
     align, K = class_loss(s*v@e.T, y, w, sample_weight=sample_weight), len(e)
-    orth = (e@e.T - torch.eye(K, dtype=e.dtype, device=e.device)).square().sum()/(K*(K - 1))
+    orth = (e@e.T - torch.eye(K, dtype=e.dtype, device=e.device)).square().sum()/max(1, K*(K - 1))
     return align + mu*orth, {'align': align, 'orth': orth}
 
 # %% ../../nbs/3_losses/31_semantic.ipynb #2b14793b
