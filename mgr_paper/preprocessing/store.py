@@ -89,10 +89,7 @@ class _Stream:
 # %% ../../nbs/1_preprocessing/11_store.ipynb #90de899a
 UNKNOWN = -1  # the class of a test clip whose label is not published
 
-def _is_text(name) -> bool: # files may be named with any bytes
-    try: str(name).encode('utf-8')
-    except UnicodeEncodeError: return False
-    return True
+def _is_text(name) -> bool: return not any('\ud800' <= c <= '\udfff' for c in str(name)) # files may be named with any bytes
 
 def _clip_fault(
     clip:Clip, # to be added
