@@ -230,7 +230,8 @@ def verdict_line(results: Results) -> str: # Markdown, one line
                                      f"(equal vote {interval_text(votes[0].got, signed=True)} points)")
             if ours := ours_parts(results, settings, stat):
                 found.append(f"its vote after round 2 {interval_text(ours[0].got, signed=True)} against none, "
-                             f"{interval_text(ours[-1].got, signed=True)} against {ours[-1].what}, which trained one round")
+                             f"{interval_text(ours[-1].got, signed=True)} against {ours[-1].what}"
+                             + (", which trained one round" if "self-training" in ours[-1].what else ""))
         if found: say.append(f"{name}: {'; '.join(found)}")
     return ". ".join(s[0].upper() + s[1:] for s in say) + "." if say else "Not run: no records."
 
