@@ -194,7 +194,7 @@ def load_scores(
     out = read_npz(path, remedy='remove the run and make it again')
     if set(out) - {*TAUGHT} != set(SCORES): raise MgrError(f"{path} holds {', '.join(out)}", f"scores hold {', '.join(SCORES)}")
     if fault := _scores_fault(out): raise MgrError(f'{path}: {fault}', 'remove the run and make it again')
-    return out | {'logits': out['logits'].astype(np.float32)}
+    return out | {'logits': out['logits'].astype(np.float32), 'y': out['y'].astype(np.int64)}
 
 KIND_OF = dict(logits='f', y='i', pseudo_y='i', pseudo_keep='b') # letter of NumPy; the others are text
 

@@ -38,7 +38,9 @@ def _fit(value, kind):
         inner = inner[:1]*len(value) if inner[-1] is Ellipsis else inner
         if len(inner) == len(value): return tuple(map(_fit, value, inner))
     elif kind is type(None) and value is None: return None
-    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool): return float(value)
+    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        try: return float(value)
+        except OverflowError: raise TypeError from None
     elif isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     raise TypeError

@@ -219,7 +219,7 @@ def machine() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
-def write_table(table: list[dict], seed: int, folder: Path):
+def write_table(table: list[dict], asked: int, seed: int, folder: Path):
     "The results as csv and Markdown; rows of readers that were not run this time stay."
     folder.mkdir(parents=True, exist_ok=True)
     if (folder/"fuzz.csv").exists():
@@ -239,7 +239,7 @@ def write_table(table: list[dict], seed: int, folder: Path):
 Refused: the project's own error, in one line. Accepted: read, and what came back made sense. Faults: anything else. MB more: the greatest
 growth of a reader's process over what the sound files need. Times are of one input, its files written and read.
 
-`python scripts/fuzz.py --seed {seed}` on {machine()}; others worked on it too.
+`python scripts/fuzz.py --inputs {asked} --seed {seed}` on {machine()}; others worked on it too.
 """)
 
 
@@ -251,7 +251,7 @@ def fuzz(names: list[str], inputs: int, seed: int, quiet: bool = False, jobs: in
         with ThreadPoolExecutor(jobs) as pool: return dict(zip(names, pool.map(one, names)))
 
 
-def show(name: str, number: int, seed: int, keep: Path|None):
+def show(name: str, number: int, seed: int, keep: Path|None, read: bool = True):
     "One input, in this process and without limits."
     with tempfile.TemporaryDirectory(prefix="fuzz") as base:
         Path(base, "seeds").mkdir()
@@ -262,6 +262,7 @@ def show(name: str, number: int, seed: int, keep: Path|None):
             Path(base, "in", n).write_bytes(data if n == sound.target else content)
         print(sound.target, len(data), "bytes:", data[:300])
         if keep: shutil.copytree(Path(base, "in"), keep/f"{name.replace(' ', '-')}-{number}", dirs_exist_ok=True)
+        if not read: return
         try: READERS[name].read(Path(base, "in"), Path(base, "out")); print("accepted")
         except BaseException: traceback.print_exc()
 
@@ -272,7 +273,7 @@ def main(words: list[str]) -> int:
         work(name, int(seed), int(start), int(stop), Path(base))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=100_000, help="in all; readers get their shares")
+    parser.add_argument("--inputs", type=int, default=100_100, help="in all; readers get their shares")
     parser.add_argument("--only", nargs="+", default=list(READERS), choices=list(READERS), metavar="READER", help=", ".join(READERS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="readers at once")
@@ -295,9 +296,9 @@ def main(words: list[str]) -> int:
     for (n, what, _), found in groups.items():
         print(f"FAULT {n}: {what}, {len(found)} times, first {found[0]}: {first[n, found[0]]}")
         if asked.keep:
-            with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None): show(n, found[0], asked.seed, asked.keep)
+            with contextlib.redirect_stdout(None): show(n, found[0], asked.seed, asked.keep, read=False)
     if asked.json: print(json.dumps(table))
-    if asked.out: write_table(table, asked.seed, asked.out)
+    if asked.out: write_table(table, asked.inputs, asked.seed, asked.out)
     return int(any(line["faults"] for line in table))
 
 

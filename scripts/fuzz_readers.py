@@ -8,6 +8,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,22 @@ class Reader:
     def seeds(self, scratch: Path) -> list[Seed]:
         "All seeds, the same at every call."
         self.make(scratch)
-        files = {p.relative_to(scratch).as_posix(): p.read_bytes() for p in sorted(scratch.rglob("*")) if p.is_file()}
+        files = {p.relative_to(scratch).as_posix(): undated(p) for p in sorted(scratch.rglob("*")) if p.is_file()}
         return [Seed(files, n) for n in files if any(Path(n).match(t) for t in self.targets)]
+
+
+def undated(path: Path) -> bytes:
+    "A file without the time at which it was written: an input is to be the same tomorrow."
+    data = path.read_bytes()
+    if path.suffix == ".mat": return b"MATLAB 5.0 MAT-file".ljust(124) + data[124:]
+    if path.suffix not in (".zip", ".npz", ".xlsx"): return data
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
+        for i in old.infolist():
+            info = zipfile.ZipInfo(i.filename)
+            info.compress_type = i.compress_type
+            new.writestr(info, old.read(i))
+    return out.getvalue()
 
 
 READERS: dict[str, Reader] = {}
@@ -66,6 +81,7 @@ def make_sheets(folder: Path):
     imigue.write_sheet(folder/"0001_openpose.xlsx", numbers(1, 137))
     import xlsxwriter
     with xlsxwriter.Workbook(str(folder/"0002_openpose.xlsx")) as book:  # words in the first row: shared strings
+        book.set_properties(dict(created=datetime(1980, 1, 1)))
         sheet = book.add_worksheet()
         for c in range(411): sheet.write(0, c, f"p{c % 9}"); sheet.write(1, c, .5)
 
@@ -215,7 +231,7 @@ def make_films(folder: Path):
     import av
     frames.write_video(folder/"a.mp4", pictures_of(5), 25)
     for name, codec, kind in (("b.avi", "mjpeg", "yuvj420p"), ("c.mkv", "mpeg4", "yuv420p")):
-        with av.open(str(folder/name), "w") as box:
+        with av.open(str(folder/name), "w", container_options=dict(fflags="+bitexact")) as box:
             stream = box.add_stream(codec, rate=12)
             stream.width, stream.height, stream.pix_fmt = 48, 32, kind
             for p in pictures_of(4): box.mux(stream.encode(av.VideoFrame.from_ndarray(p, "rgb24")))
@@ -353,7 +369,7 @@ variants = ce
 def read_settings(folder, out):
     from mgr_paper.config import settings
     s = settings(folder/"settings.ini")
-    assert s.jobs and isinstance(s.runs, Path) and all(isinstance(p, Path) for p in s.roots.values())
+    assert s.jobs > 0 and s.threads > 0 and isinstance(s.runs, Path) and all(isinstance(p, Path) for p in s.roots.values())
 
 
 CLIPS = [f"00{v}_{k}" for v in range(1, 4) for k in range(4)]

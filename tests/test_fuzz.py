@@ -90,6 +90,12 @@ def test_an_input_can_be_made_again(ground):
         assert first == second != fuzz.damaged(ground(name), name, 5, 8)[1]
 
 
+def test_sound_files_are_the_same_at_every_call(tmp_path):
+    for name in NAMES:
+        a, b = (READERS[name].seeds(tmp_path/f"{name} {k}") if (tmp_path/f"{name} {k}").mkdir() is None else None for k in "ab")
+        assert a == b, name
+
+
 def test_changed_archives_reach_the_reader_behind_them(ground):
     "A member is changed and its checksum is right again: else only zipfile would be tested."
     sound = ground("xlsx")[0]
@@ -255,6 +261,7 @@ FOUND = {
     "a card of other things": (*replaced("record json", "card.json", b'{"name": "x"}'), "is no card"),
     "a card with a score of 400 digits": (*replaced("record json", "card.json", as_json(lambda x: next(iter(x["scores"].values())).update(high=10**400))), "is no card"),
     "settings that are a number": (*replaced("record json", "run/record.json", as_json(put(["config", "train"], 1))), "TrainConfigs is given as 1"),
+    "a setting of 400 digits": (*replaced("record json", "run/record.json", as_json(put(["config", "joint", "dropout"], 10**400))), "wrong type"),
     "a card that is named by a list": (*replaced("record json", "card.json", as_json(put(["name"], []))), "is no card"),
     # arrays
     "info that is bytes": (*replaced("pose npz", "a.npz", arrays(info=np.array(b"{}"))), "no text in info"),
@@ -298,6 +305,7 @@ FOUND = {
     "settings that are a word": (*replaced("safetensors", "network.safetensors", config('{"branch": "joint", "config": "x", "classes": []}')), "says no config"),
     # settings.ini
     "no data set in settings.ini": (*replaced("settings.ini", "settings.ini", swap(b"data = synth", b"")), "'data'"),
+    "no job at once": (*replaced("settings.ini", "settings.ini", swap(b"jobs = 2", b"jobs = 0")), "jobs = 0"),
     "a section without a name": (*replaced("settings.ini", "settings.ini", swap(b"[roots]", b"[roots]\n[ ]")), "unknown section"),
     "somebody without a home": (*replaced("settings.ini", "settings.ini", swap(b"~/imigue", b"~nobody-of-that-name/x")), "cannot be read"),
     "a tier of 10,000 letters": (*replaced("settings.ini", "settings.ini", swap(b"quick", b"y,"*5000)), "unknown tier"),
@@ -308,8 +316,9 @@ FOUND = {
     # recordings
     "a depth that is not a number": (*replaced("utd mat", "Depth/a1_s1_t1_depth.mat", mat(d_depth=np.full((12, 16, 2), np.nan))), "a depth outside"),
     "joints a light year away": (*replaced("utd mat", "Skeleton/a1_s1_t1_skeleton.mat", mat(d_skel=np.full((20, 3, 2), 1e300))), "infinite coordinate"),
-    "joints that are words": (*replaced("utd mat", "Skeleton/a1_s1_t1_skeleton.mat", mat(d_skel=np.full((20, 3, 2), "a"))), "no array of numbers"),
+    "joints that are words": (*replaced("utd mat", "Skeleton/a1_s1_t1_skeleton.mat", mat(d_skel=np.full((20, 3, 2), "a"))), "cannot read"),
     "joints in cells": (*replaced("utd mat", "Skeleton/a1_s1_t1_skeleton.mat", mat(d_skel=np.array([[[1]*2]*3]*20, dtype=object))), "no array of numbers"),
+    "numbers of a kind that crashes SciPy": (*replaced("utd mat", "Skeleton/a1_s1_t1_skeleton.mat", lambda d: d[:192] + b"\x0b" + d[193:]), "cannot read"),
     "a part that says it is 4 GB long": (*replaced("utd mat", "Skeleton/a1_s1_t1_skeleton.mat", lambda d: d[:176] + struct.pack("<II", 9, 0xfffffff0) + d[184:]), "cannot read"),
     # notebooks
     "a type that runs code": (*replaced("notebook", "a.ipynb", swap(b"tier: str", b"tier: ().__class__.__base__.__subclasses__()")), "is no parameter"),
@@ -336,6 +345,20 @@ def bomb_table():
     pq.write_table(pa.table({k: word for k in ("clip_id", "video_id", "subject_id", "split")} | whole), out)
     assert len(out.getvalue()) < 10**6
     return out.getvalue()
+
+
+def test_a_joint_in_the_lens_is_missing(ground, tmp_path):
+    "Its place in the picture would be beyond what single precision holds."
+    from mgr_paper.preprocessing.utd_mhad import project
+    uv = project(np.array([[.3, .2, 1e-310], [.3, .2, 2.]]), 240, 320)
+    assert uv[0].tolist() == [0, 0, 0] and uv[1, 2] == 1
+
+
+def test_classes_of_another_width_are_widened(ground, tmp_path):
+    "They may be stored in one byte, and come back as everybody expects them."
+    from mgr_paper.records import load_scores
+    (tmp_path/"a.npz").write_bytes(arrays(y=np.arange(6, dtype=np.int8) % 4)(ground("scores npz")[0].files["record.npz"]))
+    assert load_scores(tmp_path/"a.npz")["y"].dtype == np.int64
 
 
 @pytest.mark.parametrize("what", FOUND)
