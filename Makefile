@@ -70,7 +70,7 @@ test-python: $(STAMP)
 coverage: $(STAMP) ## which lines notebooks and tests run: figures/benchmarks/coverage.md (half an hour)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/measure_coverage.py $(ARGS)
 
-mutants: $(STAMP) ## small faults planted in the numeric core, found or not: figures/benchmarks/mutants.md (ten minutes)
+mutants: $(STAMP) ## small faults planted in the numeric core, found or not: figures/benchmarks/mutants.md (quarter of an hour)
 	@$(BIN)/python scripts/mutants.py $(ARGS)
 
 docs: $(STAMP) ## the docs site in _docs: notebooks, API, all tables and figures, bibliography

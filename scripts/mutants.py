@@ -1,6 +1,6 @@
 """Small faults put into the numeric core one at a time: do the tests notice?
 
-    python scripts/mutants.py                    # a seeded sample of 240 faults: figures/benchmarks/mutants.csv and mutants.md
+    python scripts/mutants.py                    # a seeded sample of 360 faults: figures/benchmarks/mutants.csv and mutants.md
     python scripts/mutants.py --survivors        # after tests were added: those that the last run left alive without a reason
     python scripts/mutants.py --module vote -v   # one module, printing each fault
 
@@ -305,7 +305,7 @@ def report(rows: list[dict], seed: int) -> str:
 def main() -> int:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--seed", type=int, default=0)
-    ask.add_argument("-n", type=int, default=240, help="mutants in all")
+    ask.add_argument("-n", type=int, default=360, help="mutants in all")
     ask.add_argument("--module", action="append", help="only modules of this name; nothing is written")
     ask.add_argument("--survivors", action="store_true", help="only those that are new, or lived in the last run and have no reason in the csv")
     ask.add_argument("--report", action="store_true", help="write the page again, with the reasons that stand in the csv, and run nothing")
