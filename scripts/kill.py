@@ -196,7 +196,7 @@ def good(row: dict) -> bool:
 
 def machine() -> str:
     cpu = next((l.split(":", 1)[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if l.startswith("model name")), platform.machine())
-    return f"{cpu}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{cpu}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}, load {os.getloadavg()[2]:.0f} in the last quarter of an hour"
 
 
 def summary(rows: list[dict], about: str) -> str: # Markdown
