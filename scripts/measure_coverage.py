@@ -33,7 +33,7 @@ def measure(part: str, extra: list[str]) -> int:
     if data.is_dir(): env.setdefault("MGR_UTD_ROOT", str(data))
     start = time.perf_counter()
     code = subprocess.run([sys.executable, "-m", "coverage", "run", *PARTS[part], *extra], cwd=PROJECT, env=env).returncode
-    (folder/"seconds").write_text(f"{time.perf_counter() - start:.0f} {code}")
+    (folder/"seconds").write_text(f"{time.perf_counter() - start:.0f} {code} {sum(e.endswith('.py') for e in extra)}")
     both = coverage.Coverage(data_file=str(folder/"all"), config_file=str(PROJECT/"pyproject.toml"))
     both.combine([str(p) for p in folder.glob("raw*")], keep=True)
     both.save()
@@ -69,7 +69,7 @@ def page() -> int:
         "Lines of the exported library that run in the demonstrations and tests of its notebooks and in `tests/`, per cent. Lines of "
         "`__init__.py` and of nbdev's index are not counted; slow tests and those that need a GPU are left out.", "",
         f"Machine: {os.cpu_count()} x {model}, Python {platform.python_version()}, coverage {coverage.__version__}. "
-        + "; ".join(f"{p}: {s} s{'' if code == '0' else ', with failures'}" for p, (s, code) in took.items()) + ". Made by `make coverage`.", "",
+        + "; ".join(f"{p}: {s} s{f', only {some} of the files' if some != '0' else ''}{'' if code == '0' else ', with failures'}" for p, (s, code, some) in took.items()) + ". Made by `make coverage`.", "",
         f"| module | lines | {' | '.join(parts)} | together |", "|---|--:|" + "--:|"*(len(parts) + 1),
         *(row(k, [k])[0] for k in together), total, ""])
     OUT.mkdir(parents=True, exist_ok=True)
