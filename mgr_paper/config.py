@@ -309,11 +309,9 @@ def _parsed(path, base, text):
         choose(main['tier'], TIERS, 'tier'); choose(main['data'], DATA, 'data set')
     except (configparser.Error, KeyError, ValueError, RuntimeError) as e:  # the last one: a ~ of nobody
         raise MgrError(f'{path.name} cannot be read: {e}', 'mend the line it names') from e
-    for k in ('jobs', 'threads'):
-        if not 0 < main[k] < 10_000: raise MgrError(f'{path.name}: {k} = {main[k]}', 'give 1 or more')
+    if odd := [k for k in ('jobs', 'threads') if not 0 < main[k] < 10_000]: raise MgrError(f'{path.name}: {odd[0]} = {main[odd[0]]}', 'give 1 or more')
     for k in main: choose(k, Reproduction.__dataclass_fields__, f'key in [reproduce] of {path.name}')
-    for s in ini.sections():
-        choose((s.split() or [''])[0], ('reproduce', 'roots', 'plan', 'grid'), f'section of {path.name}')
+    for s in ini.sections(): choose((s.split() or [''])[0], ('reproduce', 'roots', 'plan', 'grid'), f'section of {path.name}')
     for p in plans:
         if len(p) != 2: raise MgrError(f'[plan {" ".join(p)}] names no tier and data set', 'write [plan TIER DATA]')
     for p in grids:

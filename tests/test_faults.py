@@ -87,7 +87,7 @@ def in_child(job, *args, dies_at=None, folder=None):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
 
 
-@pytest.mark.parametrize("older", [False, True], ids=["new", "over an older one"])
+@pytest.mark.parametrize("older", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["new", "over an older one"])
 @pytest.mark.parametrize("name", [n for n in WRITERS if n != "video"])
 def test_killed_before_each_of_its_steps(tmp_path, name, older):
     "Before every step on the file system in turn: what has the name is the older or the newer one, whole; the same call then makes it."
@@ -140,7 +140,7 @@ def small(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("older", [False, True], ids=["new", "over an older one"])
+@pytest.mark.parametrize("older", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["new", "over an older one"])
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_disk(small, tmp_path, name, older):
     "With every larger disk until it fits: one line that names the file, no trace, an older version as it was."
