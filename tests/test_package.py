@@ -95,7 +95,7 @@ def test_requirements_are_what_the_package_imports():
     beyond = {k: v for k, v in found.items() if k not in declared}
     assert beyond.pop("cv2") == beyond.pop("mediapipe") == {"preprocessing/pose_worker.py"}  # run by the pose environment's Python
     assert {k: extras.get(k) for k in beyond} == {k: "notebooks" if k in ("nbformat", "papermill") else extras[k] for k in beyond}
-    by_others = {"pyarrow": "pandas writes Parquet with it", "tabulate": "pandas writes Markdown with it"}
+    by_others = {"tabulate": "pandas writes Markdown with it"}
     assert set(declared) - set(found) == set(by_others)
 
 
