@@ -61,7 +61,8 @@ def progress(
     total:int|None=None, # number of steps when `iterable` has no length
 ): # a tqdm bar
     "A progress bar with remaining time; silent in tests and batches."
-    if any(os.environ.get(k) not in (None, '', '0') for k in ('IN_TEST', 'MGR_BATCH')):
+    empty = hasattr(iterable, '__len__') and not len(iterable)  # such a bar would stand at 0 % for ever
+    if empty or any(os.environ.get(k) not in (None, '', '0') for k in ('IN_TEST', 'MGR_BATCH')):
         from tqdm import tqdm  # the plain one: the notebook's bar would leave a widget even when disabled
         return tqdm(iterable, desc=desc, total=total, disable=True)
     from tqdm.auto import tqdm
