@@ -1,7 +1,7 @@
 """Kill commands at random moments, run them again, and compare what they made with a run that was left alone, bit for bit.
 
     python scripts/kill.py                       # 53 kills (about 20 minutes of processor time); writes figures/benchmarks/kills.*
-    python scripts/kill.py --kills prepare=2,train=1 --out /tmp/kills      # some; rows of other commands that are there stay
+    python scripts/kill.py --kills prepare=2,train=1 --out DIR      # some; rows of other commands that are there stay
 
 A tiny made-up data set goes through `prepare`, `train`, `adapt` and `reproduce`. Each command runs once alone, which gives the results
 to compare with and the length over which the moments are spread: of n kills of a command the i-th falls at a random moment of the i-th
