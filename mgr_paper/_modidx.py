@@ -935,6 +935,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'mgr_paper/evidence/results.py')},
             'mgr_paper.evidence.stages': { 'mgr_paper.evidence.stages.adapt_runs': ( '7_evidence/stages.html#adapt_runs',
                                                                                      'mgr_paper/evidence/stages.py'),
+                                           'mgr_paper.evidence.stages.copy': ( '7_evidence/stages.html#copy',
+                                                                               'mgr_paper/evidence/stages.py'),
                                            'mgr_paper.evidence.stages.evaluate_run': ( '7_evidence/stages.html#evaluate_run',
                                                                                        'mgr_paper/evidence/stages.py'),
                                            'mgr_paper.evidence.stages.fuse_runs': ( '7_evidence/stages.html#fuse_runs',

@@ -122,9 +122,9 @@ def cannot_write(
 ) -> MgrError|None: # None: the error is about another file, such as one that was read
     "One line on why something could not be written."
     tmp = tmp or path
-    at = Path(os.fsdecode(e.filename)) if isinstance(e.filename, (str, bytes)) else None
-    ours = at is None or at in (tmp, path) or tmp in at.parents or at in path.parents
-    if not ours or (at != tmp and e.errno not in _ROOM | _SHUT | _ELSE): return None
+    named = [Path(os.fsdecode(n)) for n in (e.filename, e.filename2) if isinstance(n, (str, bytes))]  # a copy names what it reads first
+    ours = not named or any(at in (tmp, path) or tmp in at.parents or at in path.parents for at in named)
+    if not ours or (tmp not in named and e.errno not in _ROOM | _SHUT | _ELSE): return None
     first = 'make it writable' if e.errno in _SHUT else 'make room' if e.errno in _ROOM else 'look at that place'
     return MgrError(f'cannot write {path}: {e.strerror}', f'{first}, or choose another output folder')
 

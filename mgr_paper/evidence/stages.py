@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['new_folder', 'open_store', 'run_record', 'scores_of', 'unfinished_work', 'train_run', 'move_record', 'matching_runs',
-           'adapt_runs', 'lay_out', 'fuse_runs', 'evaluate_run']
+           'adapt_runs', 'copy', 'lay_out', 'fuse_runs', 'evaluate_run']
 
 # %% ../../nbs/7_evidence/77_stages.ipynb #72a3bd7d
 import os
@@ -178,10 +178,17 @@ def adapt_runs(
                 to = tmp/f"round-{r}"/b
                 to.mkdir(parents=True)
                 move_record(task.records/run.folder/f"{method}-{r}"/f"{b}.json", to/"record")
-                shutil.copy(task.work/run.folder/method/f"r{r}"/f"{b}.safetensors", to/"network.safetensors")
-                for held in f.glob("heldout.*"): shutil.copy(held, to)
+                copy(task.work/run.folder/method/f"r{r}"/f"{b}.safetensors", to/"network.safetensors")
+                for held in f.glob("heldout.*"): copy(held, to/held.name)
         shutil.rmtree(tmp/"records")
     return [run_record(p) for p in sorted(out.glob("round-*/*"))]
+
+def copy(
+    file: Path,
+    to: Path, # file; its parents are made
+):
+    "A copy that is there whole or not at all."
+    with atomic_path(to) as tmp: shutil.copy(file, tmp)
 
 def lay_out(
     task, # pipeline.Task
@@ -195,12 +202,10 @@ def lay_out(
              "heldout": Run("heldout", r.data, r.split, r.long_tail, 0, branch)}
     for name, kind in kinds.items():
         to = task.records/kind.outputs()[0]
-        to.parent.mkdir(parents=True, exist_ok=True)
-        for file in folder.glob(f"{name}.*"): shutil.copy(file, to.with_suffix(file.suffix))
+        for file in folder.glob(f"{name}.*"): copy(file, to.with_suffix(file.suffix))
     network = task.work/r.folder/"source"/f"{branch}.safetensors"
-    network.parent.mkdir(parents=True, exist_ok=True)
     load_tensors(folder/"network.safetensors")  # a damaged file is named where it lies
-    shutil.copy(folder/"network.safetensors", network)
+    copy(folder/"network.safetensors", network)
 
 # %% ../../nbs/7_evidence/77_stages.ipynb #c163c5cd
 def fuse_runs(
