@@ -91,6 +91,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'mgr_paper/adaptation/references.py')},
             'mgr_paper.batch': { 'mgr_paper.batch._as': ('batch.html#_as', 'mgr_paper/batch.py'),
                                  'mgr_paper.batch._kind': ('batch.html#_kind', 'mgr_paper/batch.py'),
+                                 'mgr_paper.batch.nbformat_quickly': ('batch.html#nbformat_quickly', 'mgr_paper/batch.py'),
                                  'mgr_paper.batch.parameters': ('batch.html#parameters', 'mgr_paper/batch.py'),
                                  'mgr_paper.batch.run_notebook': ('batch.html#run_notebook', 'mgr_paper/batch.py')},
             'mgr_paper.branches.feature_fusion': { 'mgr_paper.branches.feature_fusion.FeatureFusion': ( '2_branches/feature_fusion.html#featurefusion',

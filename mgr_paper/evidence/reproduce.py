@@ -203,8 +203,9 @@ def run_step(
     "Run one notebook of the graph."
     name, executed = Path(notebook).name, Path(executed)
     if work: forget_stale(work, made_from, executed.with_suffix(".stamp"), given, config)
+    from mgr_paper.batch import nbformat_quickly, run_notebook  # here, because the Jupyter packages take seconds to load
+    nbformat_quickly()
     from papermill.exceptions import PapermillExecutionError
-    from mgr_paper.batch import run_notebook  # here, because the Jupyter packages take seconds to load
     try: return run_notebook(notebook, executed, **given)
     except MgrError as e: raise e if name in e.what else MgrError(f"{name}: {e.what}", e.remedy) from None
     except PapermillExecutionError as e:
