@@ -32,16 +32,16 @@ def write(path, rows):
 @pytest.fixture(scope='module')
 def growth(tmp_path_factory):
     folder = tmp_path_factory.mktemp('growth')
-    return folder, run('growth', folder, measure=True, videos=[2, 4, 8], frames=60, clips=12.)
+    return folder, run('growth', folder, measure=True, videos=[2, 4, 8], frames=60, clips=20., batch=4)
 
 
 def test_growth_at_a_tiny_size(growth):
     folder, made = growth
     rows = read(folder/'growth.csv')
     assert set(made) == {'.csv', '.md', '.svg', '.png'} and [r['stage'] for r in rows] == ['prepare']*3 + ['train']*3
-    assert [int(r['clips']) for r in rows] == [24, 48, 96, 12, 36, 84]  # one recording of each tree is in val
+    assert [int(r['clips']) for r in rows] == [40, 80, 160, 20, 60, 140]  # one recording of each tree is in val
     for r in rows: assert float(r['seconds']) > 0 and 20 < float(r['own_mb']) <= float(r['resident_mb']) < 4000, r
-    assert '| `prepare`, skeletons | 8 | 96 |' in made['.md'].decode()
+    assert '| `prepare`, skeletons | 8 | 160 |' in made['.md'].decode()
 
 
 def test_growth_is_drawn_from_its_rows_alone(growth, tmp_path):
