@@ -6,6 +6,7 @@ import pytest
 from papermill import PapermillExecutionError
 
 from mgr_paper.batch import run_notebook
+from mgr_paper.core import MgrError
 
 BENCHMARKS = Path(__file__).resolve().parent.parent/'nbs'/'benchmarks'
 TINY = dict(tiers={'small': 'smoke'}, clips={'small': 3}, views={'small': 2}, rounds=2, threads=1)
@@ -85,3 +86,7 @@ def test_inference_with_files(tmp_path):
     run('inference', tmp_path, measure=True, **TINY)
     rows = read(tmp_path/'inference.csv')
     assert len([r for r in rows if r['engine'] == 'onnxruntime']) == 5*2*2 and all(float(r['difference']) < 1e-4 for r in rows if r['engine'] == 'onnxruntime')
+
+
+def test_a_benchmark_that_was_never_run_says_so(tmp_path):
+    with pytest.raises(MgrError, match='nothing has been measured: no .*growth.csv; set measure = True'): run('growth', tmp_path)
