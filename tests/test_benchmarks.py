@@ -89,4 +89,4 @@ def test_inference_with_files(tmp_path):
 
 
 def test_a_benchmark_that_was_never_run_says_so(tmp_path):
-    with pytest.raises(MgrError, match='nothing has been measured: no .*growth.csv; set measure = True'): run('growth', tmp_path)
+    with pytest.raises(MgrError, match='nothing has been measured: no .*growth.csv. set measure = True'): run('growth', tmp_path)

@@ -1,8 +1,8 @@
 "The files of the iMiGUE release: which are found, what is read from them, and each fault with its message."
-import io, os, re, tracemalloc, zipfile
+import io, os, re, zipfile
 import numpy as np, pytest
 from mgr_paper.core import MgrError
-from mgr_paper.preprocessing.imigue import (CLASSES, PARTS, TRAIN_PEOPLE, _check_sheet, files_of, find_videos, folders, read_hand_csv,
+from mgr_paper.preprocessing.imigue import (CLASSES, PARTS, TRAIN_PEOPLE, files_of, find_videos, folders, read_hand_csv,
                                             read_labels, read_sheet, read_subjects, read_table, read_text, write_sheet)
 from mgr_paper.preprocessing.layouts import layout
 
@@ -218,10 +218,3 @@ def far_sheet(tmp_path, old, new):
                                       *((b'r='+a+b'"A20"', 'places of cells are written as') for a in (b' ', b'\t', b'\n', b'\r')), (b"r='A20'", 'places of cells are written as')])
 def test_cells_far_apart_are_refused_however_written(tmp_path, new, said):
     with pytest.raises(MgrError, match=said): read_sheet(far_sheet(tmp_path, b'r="A20"', new))
-
-def test_the_check_of_a_sheet_holds_little_more_than_its_text(tmp_path):
-    "It once listed every cell, and copied the text nine times: most of the time that a sheet took."
-    write_sheet(tmp_path/'a.xlsx', points(300).reshape(300, -1))
-    with zipfile.ZipFile(tmp_path/'a.xlsx') as z: n = z.getinfo('xl/worksheets/sheet1.xml').file_size
-    tracemalloc.start(); _check_sheet(tmp_path/'a.xlsx'); peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
-    print(f'{peak/n:.2f} times the text of {n/1e6:.1f} MB'); assert peak < 1.5*n
