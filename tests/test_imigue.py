@@ -1,5 +1,5 @@
 "The files of the iMiGUE release: which are found, what is read from them, and each fault with its message."
-import os, re
+import io, os, re, zipfile
 import numpy as np, pytest
 from mgr_paper.core import MgrError
 from mgr_paper.preprocessing.imigue import (CLASSES, PARTS, TRAIN_PEOPLE, files_of, find_videos, folders, read_hand_csv,
@@ -201,3 +201,20 @@ def test_rows_that_look_like_counting_are_rows(tmp_path):
 def test_an_empty_row_between_others(tmp_path):
     (tmp_path/'0001_label.csv').write_text('1,1,2\n,,\n2,3,4\n\n')
     with pytest.raises(MgrError, match='line 2 is empty'): read_labels(tmp_path/'0001_label.csv')
+
+# ---- the check of a sheet before it is read
+def far_sheet(tmp_path, old, new):
+    "A sheet of 20 rows in whose XML one place is written otherwise."
+    write_sheet(tmp_path/'a.xlsx', points(20).reshape(20, -1)); out = io.BytesIO()
+    with zipfile.ZipFile(tmp_path/'a.xlsx') as z, zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as w:
+        for i in z.infolist():
+            text = z.read(i)
+            if 'sheet1' in i.filename: assert text.count(old) == 1; text = text.replace(old, new)
+            w.writestr(i, text)
+    (tmp_path/'b.xlsx').write_bytes(out.getvalue()); return tmp_path/'b.xlsx'
+
+@pytest.mark.parametrize('new,said', [(b'r="A1048576"', 'a cell in row 1048576 of'), (b'r="A1000"', 'a cell in row 1000 of'), (b'r="A99999999999"', 'a cell in row 999999999 of'),
+                                      (b'r="AAA20"', 'a cell in AAA20'), *((b'r'+a+b'="A20"', 'places of cells are written as') for a in (b' ', b'\t', b'\n', b'\r')),
+                                      *((b'r='+a+b'"A20"', 'places of cells are written as') for a in (b' ', b'\t', b'\n', b'\r')), (b"r='A20'", 'places of cells are written as')])
+def test_cells_far_apart_are_refused_however_written(tmp_path, new, said):
+    with pytest.raises(MgrError, match=said): read_sheet(far_sheet(tmp_path, b'r="A20"', new))

@@ -1,5 +1,6 @@
 "The clip store: what it refuses, what it leaves behind, what it costs."
 import hashlib, json, os, pickle, re, subprocess, sys
+from pathlib import Path
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from mgr_paper.core import MgrError
@@ -182,3 +183,25 @@ def test_18000_clips_in_bounded_memory(tmp_path):
     n, wrote, sampled, size = map(int, out.stdout.split())
     print(f'{n} clips, joints.npy {size/1e6:.0f} MB: resident memory grew by {wrote/1e6:.0f} MB in writing, {sampled/1e6:.0f} MB after sampling')
     assert n == 18000 and wrote < size/4 and sampled < size         # mapped pages count as resident until somebody needs the memory
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
+@pytest.mark.parametrize('packing', ['raw', 'jpeg'])
+def test_what_has_been_read_is_given_back(tmp_path, monkeypatch, packing):
+    "A pass over a store does not end with all of it in memory, and nothing that was read changes."
+    def in_files(): return int(re.search(r'RssFile:\s+(\d+)', Path('/proc/self/status').read_text())[1])/1024
+    g = np.random.default_rng(0); noise = g.integers(0, 256, (20,64,64,3), dtype='uint8')
+    with StoreWriter(tmp_path/'s', StoreMeta(**{**META.__dict__, 'video_kind': 'rgb'}), packing) as w:
+        for k in range(100): w.add(clip(k, joints=joints(400, seed=k), video=noise))
+    size = sum(f.stat().st_size for f in (tmp_path/'s').glob('*.*')); assert size > 15e6
+    def grown(held): # MB by which a pass over all clips adds to what is resident of files
+        monkeypatch.setattr('mgr_paper.reading.HELD', held); s = ClipStore(tmp_path/'s'); first = s.joints(0); s.sample('video', [0], 4)
+        before, seen = in_files(), []
+        for i in range(s.n):
+            x, v = s.sample('joints', [i], 48, g), s.sample('video', [i], 20) if packing == 'raw' or i % 4 == 0 else s.video(i)
+            assert (x >= .1).all() and v.shape[-3:] == (64,64,3)
+            seen.append(in_files())
+        np.testing.assert_array_equal(first, joints(400, seed=0)) # a view of pages that were given back
+        return max(seen)-before
+    few, all_ = grown(1 << 21), grown(1 << 40)
+    print(f'{packing}: {size/1e6:.0f} MB read, {all_:.0f} MB more in memory; {few:.0f} MB where they are given back')
+    assert few < 6 and all_ > 10

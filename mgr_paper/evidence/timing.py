@@ -36,7 +36,7 @@ def side_by_side(
     rounds: int = 7,
     work: float = 1, # units that one call does
     unit: str = "call", # their name
-) -> pd.DataFrame: # a row a way: seconds a unit with quartiles, units a second, speed beside the first with quartiles
+) -> pd.DataFrame: # a row a way: seconds a unit with quartiles, units a second, speed beside the first with quartiles; attrs['seconds']: of each round
     "Measure some ways in turn."
     if rounds < 1 or not ways: raise MgrError(f"{len(ways)} ways in {rounds} rounds cannot be compared", "give one or more of each")
     for way in ways.values(): way()
@@ -49,6 +49,8 @@ def side_by_side(
     t /= work
     low, mid, high = np.quantile(t, (.25, .5, .75), axis=1)
     slow, speed, fast = np.quantile(t[:1]/t, (.25, .5, .75), axis=1)
-    return pd.DataFrame({f"ms a {unit}": 1e3*mid, "quartiles": [f"{1e3*a:.3g} to {1e3*b:.3g}" for a, b in zip(low, high)],
-                         f"{unit}s a second": 1/mid, "speed": speed, "its quartiles": [f"{a:.3g} to {b:.3g}" for a, b in zip(slow, fast)]},
-                        index=pd.Index(ways, name=f"{rounds} rounds"))
+    out = pd.DataFrame({f"ms a {unit}": 1e3*mid, "quartiles": [f"{1e3*a:.3g} to {1e3*b:.3g}" for a, b in zip(low, high)],
+                        f"{unit}s a second": 1/mid, "speed": speed, "its quartiles": [f"{a:.3g} to {b:.3g}" for a, b in zip(slow, fast)]},
+                       index=pd.Index(ways, name=f"{rounds} rounds"))
+    out.attrs["seconds"] = dict(zip(ways, t.tolist()))  # lists: pandas compares what is kept here
+    return out

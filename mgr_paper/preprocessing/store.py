@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.lib import format as npy
 from ..core import MgrError, atomic_path, choose, fingerprint
-from ..reading import read_json, read_npy
+from ..reading import Resident, read_json, read_npy
 from .layouts import layout
 from .packed import PackedFrames, PackedStream
 
@@ -275,6 +275,8 @@ class ClipStore:
         columns = ('y', 'subject_id', 'video_id', 'clip_id')
         self.y, self.subjects, self.videos, self.clip_ids = (self.manifest[c].to_numpy() for c in columns)
         self.spans = {k: self.manifest[[f'{k}_start', f'{k}_frames']].to_numpy() for k in self.arrays}
+        files = {k: a.data if isinstance(a, PackedFrames) else a for k, a in self.arrays.items()}
+        self.resident, self.frame_bytes = Resident(*files.values()), {k: f.nbytes//max(1, len(self.arrays[k])) for k, f in files.items()}
     def __reduce__(self): return ClipStore, (self.path,)  # a worker process maps the files itself
     def __len__(self): return self.n
     def __repr__(self):
@@ -285,7 +287,10 @@ class ClipStore:
         return self.spans[kind][:, 1]
     def clip(self, kind:str, i:int) -> np.ndarray: # (T,...) all frames of one clip, a read-only view
         n = self.lengths(kind)[i]; start = self.spans[kind][i, 0]
+        self._count(kind, n, 1)
         return self._sound(kind, self.arrays[kind][start:start+n])
+    def _count(self, kind:str, frames:int, clips:int): # the system maps some pages around what is read, here taken for 64 kB at both ends
+        self.resident.count(int(frames)*self.frame_bytes[kind]+(clips << 17))
     def _sound(self, kind:str, x:np.ndarray) -> np.ndarray: # the same; the files were checked when they were written, and may have suffered since
         if kind == 'video' or np.isfinite(x).all(): return x
         raise MgrError(f'{self.path/kind}.npy is damaged: it holds a NaN or infinite number', 'prepare the store again')
@@ -301,6 +306,7 @@ class ClipStore:
         "T frames of each clip, in one gather."
         indices = np.asarray(indices, np.int64)
         frames = segment_frames(self.lengths(kind)[indices], n_frames, rng)
+        self._count(kind, self.lengths(kind)[indices].sum(), len(indices))
         return self._sound(kind, self.arrays[kind][self.spans[kind][indices, :1]+frames])
 
 # %% ../../nbs/1_preprocessing/11_store.ipynb #189180a8
