@@ -106,6 +106,7 @@ class TrainConfig(Config):
     views: int = setting(10, 'default', 'temporal draws averaged when scoring', low=1)
     save_every: int = setting(200, 'ours', 'steps between saves of an unfinished training', low=1)
     workers: int = setting(0, 'ours', 'processes that read batches ahead', low=0)
+    compile: bool = setting(False, 'ours', 'train through torch.compile: slow to start; a compiler must be there')
 
 # %% ../nbs/01_config.ipynb #83a8c7b5
 BRANCHES = ('joint', 'joint3d', 'heatmap', 'swin', 'r2plus1d', 'depth')

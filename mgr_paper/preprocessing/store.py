@@ -297,10 +297,11 @@ class ClipStore:
         indices, # (N,) clips
         n_frames:int, # T
         rng:np.random.Generator|None=None, # None: segment centres, the same at every call
+        rows:slice=slice(None), # clips of these N to read; frames are drawn for all, so that those of a clip do not depend on it
     ) -> np.ndarray: # (N,T,...) a copy, dtype as stored
         "T frames of each clip, in one gather."
         indices = np.asarray(indices, np.int64)
-        frames = segment_frames(self.lengths(kind)[indices], n_frames, rng)
+        indices, frames = indices[rows], segment_frames(self.lengths(kind)[indices], n_frames, rng)[rows]
         return self._sound(kind, self.arrays[kind][self.spans[kind][indices, :1]+frames])
 
 # %% ../../nbs/1_preprocessing/11_store.ipynb #189180a8
