@@ -126,7 +126,7 @@ def write(
         branch=branch, method=method, round=round,
         extra={"variant": task.run.variant, "counts": task.counts.tolist(), "classes": list(store.meta.classes), "scored": main,
                "precision": task.cfg.train[branch].precision if computes_bf16(accelerator().device) else "fp32"}
-        | ({"crop": store.crop} if store.crop else {}) | extra)
+        | ({"crop": store.crop} if store.crop else {}) | ({"processes": started()[1]} if started()[1] > 1 else {}) | extra)
     return path
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #68af0c7f

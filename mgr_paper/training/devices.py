@@ -176,7 +176,7 @@ class Share(TorchFunctionMode):
         if func in DROP: return self.drop(func, *args, **kwargs)
         if func in NEW and args:
             return self.draw(lambda shape: func(shape, **kwargs), args[0] if isinstance(args[0], (tuple, list)) else args)
-        if func in LIKE: return self.draw(lambda shape: LIKE[func](shape, dtype=args[0].dtype, device=args[0].device, **kwargs), args[0].shape)
+        if func in LIKE: return self.draw(lambda shape: LIKE[func](shape, **(dict(dtype=args[0].dtype, device=args[0].device) | kwargs)), args[0].shape)
         if func in FILL:
             fill = lambda shape: func(args[0].new_empty(shape), *args[1:], **kwargs)
             return args[0].copy_(self.draw(fill, args[0].shape))
@@ -204,6 +204,9 @@ def _first_failure(
         return met.compare_set("mgr-paper failed", "", text).decode() if text or met.check(["mgr-paper failed"]) else ""
     except Exception: return ""  # whoever kept the store is gone
 
+def _is_cut(e: BaseException) -> bool: # the connection to another process broke
+    return isinstance(e, dist.DistError) or (isinstance(e, RuntimeError) and "gloo" in str(e))
+
 def shared(
     work: Callable, # its first argument is a module
 ) -> Callable:
@@ -219,10 +222,10 @@ def shared(
             return work(net, *args, **kwargs)
         except BaseException as e:
             _leads["helpers"] = _leads["whole"] = False
-            if isinstance(e, (MgrError, RuntimeError)): signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher may hurry us before this is said
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher may hurry us before the reason is said
             first = _first_failure("the main process")
-            if isinstance(e, MgrError) or (first == "the main process" and "gloo" not in str(e)): raise
-            what, _, remedy = (first if first != "the main process" else "another process of this run is gone").partition("\n")
+            if isinstance(e, MgrError) or (first == "the main process" and not _is_cut(e)): raise
+            what, _, remedy = ("another process of this run is gone" if first in ("the main process", "") else first).partition("\n")
             raise MgrError(what, remedy or "see what it has said; the same command goes on from what is saved") from e
     return call
 
@@ -250,7 +253,7 @@ def lead(
         except Exception as e:
             known = isinstance(e, MgrError)
             text = f"{e.what}\n{e.remedy}" if known else f"process {dist.get_rank()} has failed: {type(e).__name__}"
-            if not known and "gloo" not in str(e) and _first_failure(text) == text: raise
+            if not known and not _is_cut(e) and _first_failure(text) == text: raise
             if known: _first_failure(text)
             sys.exit(2)  # whoever failed first says why
         return dist.destroy_process_group()

@@ -229,6 +229,7 @@ def compiled(
     device: torch.device,
 ) -> Callable: # the same weights
     "A network that PyTorch turns into code for its device when it first runs."
+    if together(): raise MgrError("train.compile is for one process", "set train.compile=false, or start one")
     if device.type == "cpu" and not (os.environ.get("CXX") or which("g++") or which("clang++")):
         raise MgrError("torch.compile finds no C++ compiler", "install g++, or set train.compile=false")
     return torch.compile(model)
@@ -284,7 +285,8 @@ def fit(
     loaders, share = [s.loader(start, stop, recipe.workers) for s in sets], Share.of([s.n for s in sets], *shard) if together() else None
     model, opt = here.prepare(net, opt)
     model.train()
-    run = share.whole(model) if share else compiled(model, here.device) if recipe.compile else model
+    if recipe.compile: model = compiled(model, here.device)
+    run = share.whole(model) if share else model
     for step, *batches in zip(progress(range(start, stop), f"{name}, seed {seed}"), *loaders):
         torch.manual_seed(step_seed(seed, step))  # dropout and the like
         draw = torch.Generator().manual_seed(step_seed(seed, step) + 1)  # augmentation: not the numbers of dropout again
