@@ -1,4 +1,5 @@
 "Every notebook in nbs/ablations: its parameters are checked and reach what it writes."
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -45,6 +46,14 @@ def records(clone):
     "All records of the smoke plan on the simulated benchmark."
     for cell in runs('smoke', 'synth'): make(clone, MAKERS[0], cell, clone/'records')
     return clone/'records'
+
+
+def test_a_network_that_fuses_branches_is_a_run_like_another(clone, records):
+    "It is in the quick plan and not in that of smoke, and its records once failed at the very end, after the training."
+    cell = replace(next(r for r in runs('smoke', 'synth') if r.kind == 'source'), what='concat')
+    make(clone, MAKERS[0], cell, clone/'fused')
+    made = read_record(next((clone/'fused').rglob('concat.json')))
+    assert made['branch'] == 'concat' and len(made['extra']['feature_cosine']) == 32*31//2 and 0 <= made['metrics']['f1_micro'] <= 1
 
 
 @by_name

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .heatmaps import Output, fit_to_grid, random_crop, render
+from .heatmaps import Canvas, Output, fit_to_grid, random_crop, render
 from ..config import HeatmapConfig
 from ..core import MgrError
 from ..preprocessing.layouts import Layout
@@ -101,13 +101,19 @@ class HeatmapBranch(nn.Module):
                 blocks.append(Bottleneck(c, cfg.base*2**i, bool(cfg.inflate[i]), *strides))
                 c = 4*cfg.base*2**i
         self.stages, self.D = nn.Sequential(*blocks), c
-        self.dropout, self.classifier = nn.Dropout(cfg.dropout), nn.Linear(c, K)
+        self.dropout, self.classifier, self.canvas = nn.Dropout(cfg.dropout), nn.Linear(c, K), Canvas()
 
     def volume(self, x: Tensor) -> Tensor: # (N,T,V,3) pixels and confidence -> (N,T,H,W,V)
         "What the network sees of a batch of clips."
         grid = fit_to_grid(x, self.size, self.size)
         if self.training: grid = random_crop(grid, self.size, self.size, self.crop)
-        return render(grid, x[..., 2], self.size, self.size, self.sigma)
+        draw = render if torch.is_grad_enabled() or self.training else self.canvas.render  # gradients need their own volume
+        return draw(grid, x[..., 2], self.size, self.size, self.sigma)
+
+    def train(self, mode: bool = True): # itself
+        "As every module; lets go of the volume of the last batch that was scored."
+        self.canvas = Canvas()
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Output: # of (N,T,V,3)
         feat = self.stages(self.stem(self.volume(x))).float().mean((1, 2, 3))

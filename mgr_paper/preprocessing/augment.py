@@ -38,7 +38,7 @@ def flip_joints(
 
 # %% ../../nbs/1_preprocessing/19_augment.ipynb #aad51c7a
 def change_speed(
-    x:Tensor, # (N,T,V,C), last channel confidence
+    x:Tensor, # (N,T,V,C), last channel confidence, missing joints all zero
     rate:Tensor, # (N,) tempo, 1: unchanged
     offset:Tensor, # (N,) in [0,1], which piece is seen, or where the clip sits between its still ends
 ) -> Tensor: # (N,T,V,C)
@@ -47,9 +47,10 @@ def change_speed(
     t = (rate[:, None]*torch.arange(T, device=x.device)+(offset*(1-rate)*(T-1))[:, None]).clamp(0, T-1)
     lo = t.floor().long().clamp(max=max(T-2, 0))
     w = (t-lo)[:, :, None, None]
-    a, b = (x.gather(1, i[:, :, None, None].expand_as(x)) for i in (lo, (lo+1).clamp(max=T-1)))
+    clip = torch.arange(len(x), device=x.device)[:, None]
+    a, b = x[clip, lo], x[clip, (lo+1).clamp(max=T-1)]
     both = (a[..., -1:] > 0) & (b[..., -1:] > 0)
-    return torch.where(both, a+w*(b-a), torch.where(w < .5, a, b))
+    return a+torch.where(both, w, (w >= .5).to(w.dtype))*(b-a)  # beside a missing joint: the nearer frame, exactly
 
 # %% ../../nbs/1_preprocessing/19_augment.ipynb #b533ed2e
 def rotation(
@@ -76,7 +77,9 @@ def augment_joints(
     spread = lambda *shape: 2*draw(*shape)-1  # uniform in [-1,1)
     if cfg.speed > 1: x = change_speed(x, cfg.speed**spread(N), draw(N))
     centre, unit = clip_frame(x, layout)
-    if cfg.flip: x = torch.where((draw(N) < cfg.flip).view(N,1,1,1), flip_joints(x, layout, centre[:, :1, None]), x)
+    if cfg.flip:
+        flip = draw(N) < cfg.flip
+        x = x.index_put((flip,), flip_joints(x[flip], layout, centre[flip, :1, None]))
     pos, conf, centre, unit = x[..., :-1], x[..., -1:], centre[:, None, None], unit.view(N,1,1,1)
     if cfg.rotate_deg or cfg.scale:
         A = rotation(torch.deg2rad(cfg.rotate_deg*spread(N, 2)), C-1)*(1+cfg.scale*spread(N, 1, 1))

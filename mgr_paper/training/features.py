@@ -12,7 +12,8 @@ from torch import nn
 
 from ..config import RunConfig
 from ..preprocessing.store import ClipStore
-from .train import autocast, read_clips, recipe_of
+from .batches import each, read_clips, recipe_of
+from .train import autocast
 
 # %% ../../nbs/4_training/41d_features.ipynb #a7500002
 @torch.no_grad()
@@ -28,7 +29,7 @@ def feature_cosine(
     device, rows, y = next(net.parameters()).device, [], np.asarray(store.y)[indices]
     net.eval()
     for at in range(0, len(indices), batch):
-        x = read_clips(store, name, np.asarray(indices[at:at + batch]), cfg=cfg).to(device)
+        x = each(lambda part: part.to(device), read_clips(store, name, np.asarray(indices[at:at + batch]), cfg=cfg))
         with autocast(device, recipe_of(cfg, name).precision): rows.append(net(x).feat.double().cpu().numpy())
     feat = np.concatenate(rows)
     mean = np.stack([feat[y == c].mean(0) if (y == c).any() else np.full(feat.shape[1], np.nan) for c in range(store.K)])
