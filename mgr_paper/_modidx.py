@@ -2047,6 +2047,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'mgr_paper/training/devices.py'),
                                             'mgr_paper.training.devices._is_cut': ( '4_training/devices.html#_is_cut',
                                                                                     'mgr_paper/training/devices.py'),
+                                            'mgr_paper.training.devices._sums_in': ( '4_training/devices.html#_sums_in',
+                                                                                     'mgr_paper/training/devices.py'),
                                             'mgr_paper.training.devices.accelerator': ( '4_training/devices.html#accelerator',
                                                                                         'mgr_paper/training/devices.py'),
                                             'mgr_paper.training.devices.alike': ( '4_training/devices.html#alike',

@@ -68,6 +68,12 @@ def plant(fault):
     elif fault == 'draws':  # every share draws as if it were the whole batch
         devices.Share.draw = lambda self, make, shape: make(tuple(shape))
     elif fault == 'gradient': devices.Gather.backward = staticmethod(lambda ctx, grad: (grad[ctx.own], None))
+    elif fault == 'rounding': torch.backends.mkldnn.enabled = False  # no fault: other kernels, which add in another order
+    elif fault == 'same-norm':  # no fault: one process with the batch norm that several use, which adds in double precision
+        torch.distributed.all_reduce = lambda t: None
+        plain, alone = torch.nn.functional.batch_norm, devices.Share.of([1], 0, 1)
+        torch.nn.functional.batch_norm = lambda x, m, v, w=None, b=None, training=False, *more: (
+            alone.batch_norm if training else plain)(x, m, v, w, b, training, *more)
     elif fault == 'frames':
         plain = train.read_clips
         train.read_clips = lambda store, name, i, random=None, *, cfg, rows=None: (
@@ -80,9 +86,10 @@ def main(store, out, *cases):
     for case in cases:
         name, _, fault = case.partition(':')
         if fault: plant(fault)  # stands for the cases after it too
+        first = {f'grad.{k}': p.grad.numpy() for k, p in train_once(name, store, stop=1)[0].named_parameters() if p.grad is not None}
         net, rows, logits = train_once(name, store)
         if int(os.environ.get('RANK', 0)) == 0:
-            np.savez(out/f"{case.replace(':', '-')}.npz", logits=logits, **{k: v.numpy() for k, v in net.state_dict().items()})
+            np.savez(out/f"{case.replace(':', '-')}.npz", logits=logits, **first, **{k: v.numpy() for k, v in net.state_dict().items()})
             (out/f"{case.replace(':', '-')}.json").write_text(json.dumps(rows))
 
 

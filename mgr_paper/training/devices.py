@@ -7,7 +7,7 @@ __all__ = ['NEW', 'LIKE', 'FILL', 'DROP', 'SHARED', 'started', 'accelerator', 't
            'Share', 'shared', 'lead']
 
 # %% ../../nbs/4_training/40c_devices.ipynb #40d00003
-import contextlib, copy, os, signal, sys
+import contextlib, copy, os, signal, sys, warnings
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -33,8 +33,8 @@ def started() -> tuple[int, int]: # rank, number of processes
 def accelerator() -> Accelerator:
     "The device of this process, and its connection to the others where there are others."
     if started()[1] > 1 and not torch.cuda.is_available(): os.environ["ACCELERATE_USE_CPU"] = "1"
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # of weights with an axis of length 1
     return Accelerator(mixed_precision="no", kwargs_handlers=[
-        DistributedDataParallelKwargs(broadcast_buffers=False),  # batch norm keeps them equal
         InitProcessGroupKwargs(timeout=timedelta(days=1))])  # the main process may be long at work of its own
 
 def together() -> bool:
@@ -83,14 +83,17 @@ class Gather(torch.autograd.Function):
     def backward(ctx, grad): return dist.get_world_size()*grad[ctx.own], None
 
 # %% ../../nbs/4_training/40c_devices.ipynb #40d00014
+def _sums_in(x: Tensor) -> torch.dtype: # as PyTorch's own batch norm does
+    return torch.float64 if x.device.type == "cpu" else torch.promote_types(x.dtype, torch.float32)
+
 class WholeNorm(torch.autograd.Function):
     "Batch norm whose statistics are those of all processes' shares together."
     @staticmethod
     def forward(ctx, x, weight, bias, eps): # (N_r,C,...) -> the same shape; mean (C,), var (C,), count () of the whole batch
         dims, C = [0, *range(2, x.ndim)], x.shape[1]
-        var, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), dims, correction=0)
-        count, mean = x.numel()/C, mean.double()
-        sums = torch.cat([count*mean, count*(var.double() + mean**2), mean.new_tensor([count])])
+        var, mean = (v.double() for v in torch.var_mean(x.to(_sums_in(x)), dims, correction=0))
+        count = x.numel()/C
+        sums = torch.cat([count*mean, count*(var + mean**2), mean.new_tensor([count])])
         dist.all_reduce(sums)
         mean, square, count = sums[:C]/sums[-1], sums[C:-1]/sums[-1], sums[-1]
         var = (square - mean**2).clamp(min=0)
@@ -104,8 +107,8 @@ class WholeNorm(torch.autograd.Function):
         x, weight, mean, scale, count = ctx.saved_tensors
         dims, shape = [0, *range(2, x.ndim)], (1, -1, *(1,)*(x.ndim - 2))
         g, x_hat = grad.to(mean.dtype), (x.to(mean.dtype) - mean.view(shape))*scale.view(shape)
-        own = torch.stack([g.sum(dims), (g*x_hat).sum(dims)])
-        sums = own.double()
+        own = torch.stack([v.sum(dims, dtype=_sums_in(x)) for v in (g, g*x_hat)])
+        sums, own = own.double(), own.to(mean.dtype)
         dist.all_reduce(sums)
         a, b = (sums/count).to(mean.dtype)
         slope = scale if weight is None else scale*weight
