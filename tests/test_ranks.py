@@ -86,7 +86,7 @@ def test_two_processes_give_the_curve_of_one(ran, case):
 
 def test_a_batch_norm_of_each_share_would_be_seen(ran):
     right, wrong = (gap(ran('same', 'joint:same-norm'), ran('two', c)) for c in ('joint', 'joint:norm'))
-    assert wrong[0] > 1e-2 > 100*right[0] and wrong[1] > 1e-3 > 100*right[1], (right, wrong)
+    assert wrong[0] > 1e-2 > 100*right[0] and wrong[1] > 5e-4 > 100*right[1], (right, wrong)
 
 
 @pytest.mark.slow

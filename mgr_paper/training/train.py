@@ -37,7 +37,7 @@ from ..preprocessing.layouts import layout
 from ..preprocessing.store import ClipStore
 from .batches import INPUT_OF, OWN, Batches, Labelled, add_branch, each, kin, read_clips, recipe_of
 from .checkpoints import load_tensors, pack_state, save_tensors, unpack_state
-from .devices import Share, accelerator, alike, dealt, lead, shared, together
+from .devices import Share, accelerator, alike, dealt, lead, shared, started, together
 
 # %% ../../nbs/4_training/41_train.ipynb #a55a9422
 def make_branch(
