@@ -23,7 +23,7 @@ import ranks_job as job  # noqa: E402
 from mgr_paper.core import MgrError
 from mgr_paper.preprocessing import utd_mhad
 from mgr_paper.records import load_scores, read_record
-from mgr_paper.training import train
+from mgr_paper.training import devices, train
 from mgr_paper.training.devices import Share, dealt
 from mgr_paper.training.train import Batches, Labelled
 
@@ -165,10 +165,10 @@ def test_a_compiled_training_is_the_same(store, name):
 
 
 def test_compile_without_a_compiler_or_alone(monkeypatch):
-    monkeypatch.setattr(train, 'which', lambda name: None)
+    monkeypatch.setattr(devices, 'which', lambda name: None)
     monkeypatch.delenv('CXX', raising=False)
     with pytest.raises(MgrError, match='no C.. compiler.*train.compile=false'): train.compiled(torch.nn.Identity(), torch.device('cpu'))
-    monkeypatch.setattr(train, 'together', lambda: True)
+    monkeypatch.setattr(devices, 'together', lambda: True)
     with pytest.raises(MgrError, match='for one process'): train.compiled(torch.nn.Identity(), torch.device('cpu'))
 
 

@@ -300,8 +300,7 @@ class ClipStore:
         rows:slice=slice(None), # clips of these N to read; frames are drawn for all, so that those of a clip do not depend on it
     ) -> np.ndarray: # (N,T,...) a copy, dtype as stored
         "T frames of each clip, in one gather."
-        indices = np.asarray(indices, np.int64)
-        indices, frames = indices[rows], segment_frames(self.lengths(kind)[indices], n_frames, rng)[rows]
+        indices, frames = (i := np.asarray(indices, np.int64))[rows], segment_frames(self.lengths(kind)[i], n_frames, rng)[rows]
         return self._sound(kind, self.arrays[kind][self.spans[kind][indices, :1]+frames])
 
 # %% ../../nbs/1_preprocessing/11_store.ipynb #189180a8
