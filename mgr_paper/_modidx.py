@@ -2092,8 +2092,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'mgr_paper/training/train.py'),
                                           'mgr_paper.training.train.autocast': ( '4_training/train.html#autocast',
                                                                                  'mgr_paper/training/train.py'),
-                                          'mgr_paper.training.train.compiled': ( '4_training/train.html#compiled',
-                                                                                 'mgr_paper/training/train.py'),
                                           'mgr_paper.training.train.computes_bf16': ( '4_training/train.html#computes_bf16',
                                                                                       'mgr_paper/training/train.py'),
                                           'mgr_paper.training.train.count_steps': ( '4_training/train.html#count_steps',

@@ -4,17 +4,15 @@
 
 # %% auto #0
 __all__ = ['make_branch', 'Network', 'make_network', 'Objective', 'step_seed', 'augment', 'augment_together', 'count_steps',
-           'make_optimizer', 'Extra', 'step_loss', 'computes_bf16', 'autocast', 'compiled', 'History', 'fit', 'predict']
+           'make_optimizer', 'Extra', 'step_loss', 'computes_bf16', 'autocast', 'History', 'fit', 'predict']
 
 # %% ../../nbs/4_training/41_train.ipynb #bd2dfbd4
-import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from shutil import which
 
 import numpy as np
 import torch
@@ -37,7 +35,7 @@ from ..preprocessing.layouts import layout
 from ..preprocessing.store import ClipStore
 from .batches import INPUT_OF, OWN, Batches, Labelled, add_branch, each, kin, read_clips, recipe_of
 from .checkpoints import load_tensors, pack_state, save_tensors, unpack_state
-from .devices import Share, accelerator, alike, dealt, lead, shared, started, together
+from .devices import Share, accelerator, alike, compiled, dealt, lead, shared, started, together
 
 # %% ../../nbs/4_training/41_train.ipynb #a55a9422
 def make_branch(
@@ -224,16 +222,6 @@ def autocast(
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and computes_bf16(device))
 
 # %% ../../nbs/4_training/41_train.ipynb #be705580
-def compiled(
-    model: nn.Module,
-    device: torch.device,
-) -> Callable: # the same weights
-    "A network that PyTorch turns into code for its device when it first runs."
-    if together(): raise MgrError("train.compile is for one process", "set train.compile=false, or start one")
-    if device.type == "cpu" and not (os.environ.get("CXX") or which("g++") or which("clang++")):
-        raise MgrError("torch.compile finds no C++ compiler", "install g++, or set train.compile=false")
-    return torch.compile(model)
-
 class History(list):
     "One row per step: loss parts and learning rate. `seconds` holds those before an interruption too."
     seconds = 0.
