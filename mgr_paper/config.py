@@ -106,6 +106,7 @@ class TrainConfig(Config):
     views: int = setting(10, 'default', 'temporal draws averaged when scoring', low=1)
     save_every: int = setting(200, 'ours', 'steps between saves of an unfinished training', low=1)
     workers: int = setting(0, 'ours', 'processes that read batches ahead', low=0)
+    compile: bool = setting(False, 'ours', 'train through torch.compile: slow to start; a compiler must be there')
 
 # %% ../nbs/01_config.ipynb #83a8c7b5
 BRANCHES = ('joint', 'joint3d', 'heatmap', 'swin', 'r2plus1d', 'depth')
@@ -119,8 +120,7 @@ class TrainConfigs(Config):
     heatmap: TrainConfig = setting(TrainConfig(batch=32), 'default', 'PoseConv3D users')
     swin: TrainConfig = setting(TrainConfig(epochs=30, batch=16, lr=1e-4, weight_decay=0.02, warmup=2.5, views=4),
         'default', 'MM-Gesture (1e-3 on its head, a tenth on the backbone)')
-    r2plus1d: TrainConfig = setting(TrainConfig(epochs=30, batch=16, lr=1e-4, warmup=2.5), 'default',
-        'fine-tuning from Kinetics-400')
+    r2plus1d: TrainConfig = setting(TrainConfig(epochs=30, batch=16, lr=1e-4, warmup=2.5), 'default', 'fine-tuning from Kinetics-400')
     depth: TrainConfig = setting(TrainConfig(epochs=60, batch=32, warmup=2.5), 'ours', 'no pretrained weights exist for depth')
     concat: TrainConfig = setting(TrainConfig(epochs=60, batch=16), 'ours', 'all branches in one network')
     mmtm: TrainConfig = setting(TrainConfig(epochs=60, batch=16), 'ours', 'all branches in one network')

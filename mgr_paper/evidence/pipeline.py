@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from ..adaptation.adapt import READS_TRUTH, adapt
 from ..adaptation.choices import Choices, choose_from
@@ -30,6 +29,7 @@ from ..preprocessing.store import ClipStore, Split
 from ..preprocessing.synth_video import check_clip, prepare_synth
 from ..records import load_scores, now, peak_mb, save_scores, write_record
 from ..training.checkpoints import load_tensors, save_tensors
+from ..training.devices import accelerator, started
 from ..training.features import feature_cosine
 from ..training.train import Labelled, computes_bf16, fit, make_network, predict
 from ..training.transfer import init_from, started_from
@@ -125,8 +125,8 @@ def write(
         seconds=seconds, started=task.started, parameters_requested=task.parameters,
         branch=branch, method=method, round=round,
         extra={"variant": task.run.variant, "counts": task.counts.tolist(), "classes": list(store.meta.classes), "scored": main,
-               "precision": task.cfg.train[branch].precision if computes_bf16(Accelerator().device) else "fp32"}
-        | ({"crop": store.crop} if store.crop else {}) | extra)
+               "precision": task.cfg.train[branch].precision if computes_bf16(accelerator().device) else "fp32"}
+        | ({"crop": store.crop} if store.crop else {}) | ({"processes": started()[1]} if started()[1] > 1 else {}) | extra)
     return path
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #68af0c7f

@@ -59,8 +59,7 @@ def _array_fault(
     if kind == 'video':
         if a.ndim != 4 or a.dtype != np.uint8: return f'video is {a.dtype} of shape {a.shape}, not uint8 (T,H,W,C)'
         return '' if a.size else f'empty clip: video of shape {a.shape}'
-    C = KINDS[kind]
-    if a.ndim != 3 or a.shape[1:] != (V, C): return f'{kind} of shape {a.shape}, expected (T,{V},{C})'
+    if a.ndim != 3 or a.shape[1:] != (V, C := KINDS[kind]): return f'{kind} of shape {a.shape}, expected (T,{V},{C})'
     if not len(a): return f'empty clip: {kind} has no frame'
     if not np.isfinite(a).all():
         t, v, _ = np.argwhere(~np.isfinite(a))[0]
@@ -77,8 +76,7 @@ class _Stream:
         self._head()
     def _head(self):
         self.file.seek(0)
-        head = dict(descr=npy.dtype_to_descr(self.dtype), fortran_order=False, shape=(self.n, *self.tail))
-        npy.write_array_header_1_0(self.file, head)
+        npy.write_array_header_1_0(self.file, dict(descr=npy.dtype_to_descr(self.dtype), fortran_order=False, shape=(self.n, *self.tail)))
         return self.file.tell()
     def add(self, a:np.ndarray) -> tuple[int,int]: # first frame, number of frames
         data = np.ascontiguousarray(a).data
@@ -124,8 +122,7 @@ class StoreWriter:
         packing:str='raw', # of the video: 'raw' keeps every bit, 'jpeg' a sixth of the bytes or less
         crop:dict|None=None, # how the video was cropped, for whoever must crop another one alike; no part of the fingerprint
     ):
-        layout(meta.layout)  # refuse before work is done
-        choose(meta.video_kind, ('rgb', 'depth', 'none'), 'video kind')
+        layout(meta.layout), choose(meta.video_kind, ('rgb', 'depth', 'none'), 'video kind')  # refuse before work is done
         if odd := [c for c in meta.classes if not _is_text(c)]: raise MgrError(f'class {odd[0]!r} holds bytes that are no text', 'rename it')
         self.packing, self.crop = choose(packing, ('raw', 'jpeg'), 'packing'), crop
         self.path, self.meta, self.streams, self.rows, self.ids = Path(path), meta, {}, [], set()
@@ -261,10 +258,8 @@ class ClipStore:
         self.path = Path(path)
         try: info = read_json(self.path/'store.json')
         except MgrError as e: raise MgrError(f'no clip store at {self.path}', 'make one with: mgr-paper prepare') from e
-        if not isinstance(info, dict) or (version := info.get('schema')) != SCHEMA:
-            version = info.get('schema') if isinstance(info, dict) else None
-            raise MgrError(f'{self.path} is a clip store of version {version}, this program reads version {SCHEMA}',
-                           'prepare it again')
+        if (version := info.get('schema') if isinstance(info, dict) else None) != SCHEMA:
+            raise MgrError(f'{self.path} is a clip store of version {version}, this program reads version {SCHEMA}', 'prepare it again')
         if fault := _info_fault(info): raise MgrError(f'{self.path/"store.json"} {fault}', 'prepare the store again')
         self.meta = StoreMeta(**{**info['meta'], 'classes': tuple(info['meta']['classes'])})
         self.fingerprint, self.manifest, self.crop = info['fingerprint'], _table(self.path/'manifest.parquet'), info.get('crop')
@@ -286,8 +281,7 @@ class ClipStore:
         if kind not in self.arrays: raise MgrError(f'{self.path} holds no {kind}', f'it holds {", ".join(self.arrays)}')
         return self.spans[kind][:, 1]
     def clip(self, kind:str, i:int) -> np.ndarray: # (T,...) all frames of one clip, a read-only view
-        n = self.lengths(kind)[i]; start = self.spans[kind][i, 0]
-        self._count(kind, n, 1)
+        n, start = self.lengths(kind)[i], self.spans[kind][i, 0]; self._count(kind, n, 1)
         return self._sound(kind, self.arrays[kind][start:start+n])
     def _count(self, kind:str, frames:int, clips:int): # the system maps some pages around what is read, here taken for 64 kB at both ends
         self.resident.count(int(frames)*self.frame_bytes[kind]+(clips << 17))
@@ -302,10 +296,10 @@ class ClipStore:
         indices, # (N,) clips
         n_frames:int, # T
         rng:np.random.Generator|None=None, # None: segment centres, the same at every call
+        rows:slice=slice(None), # clips of these N to read; frames are drawn for all, so that those of a clip do not depend on it
     ) -> np.ndarray: # (N,T,...) a copy, dtype as stored
         "T frames of each clip, in one gather."
-        indices = np.asarray(indices, np.int64)
-        frames = segment_frames(self.lengths(kind)[indices], n_frames, rng)
+        indices, frames = (i := np.asarray(indices, np.int64))[rows], segment_frames(self.lengths(kind)[i], n_frames, rng)[rows]
         self._count(kind, self.lengths(kind)[indices].sum(), len(indices))
         return self._sound(kind, self.arrays[kind][self.spans[kind][indices, :1]+frames])
 

@@ -9,13 +9,13 @@ __all__ = ['make_branch', 'Network', 'make_network', 'Objective', 'step_seed', '
 # %% ../../nbs/4_training/41_train.ipynb #bd2dfbd4
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from timm.optim import param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
@@ -35,6 +35,7 @@ from ..preprocessing.layouts import layout
 from ..preprocessing.store import ClipStore
 from .batches import INPUT_OF, OWN, Batches, Labelled, add_branch, each, kin, read_clips, recipe_of
 from .checkpoints import load_tensors, pack_state, save_tensors, unpack_state
+from .devices import Share, accelerator, alike, compiled, dealt, lead, shared, started, together
 
 # %% ../../nbs/4_training/41_train.ipynb #a55a9422
 def make_branch(
@@ -114,24 +115,27 @@ def augment(
     x: Tensor, # (N,T,...); a tuple of them for FUSED
     cfg: RunConfig,
     generator: torch.Generator,
+    share: Share|None = None, # whose clips these are; None: the batch is whole
 ) -> Tensor: # like x
     "Random changes that keep the class."
-    if branch in FUSED: return augment_together(x, cfg, generator)
-    if INPUT_OF[kin(branch)] == "video": return augment_video(x, cfg.augment, generator)
-    return augment_joints(x, layout(cfg.layout), cfg.augment, generator)
+    if branch in FUSED: return augment_together(x, cfg, generator, share)
+    with share or nullcontext():
+        if INPUT_OF[kin(branch)] == "video": return augment_video(x, cfg.augment, generator)
+        return augment_joints(x, layout(cfg.layout), cfg.augment, generator)
 
 def augment_together(
     x: tuple[Tensor, ...], # (N,T,...) of each of `cfg.branches`
     cfg: RunConfig,
     generator: torch.Generator,
+    share: Share|None = None, # whose clips these are; None: the batch is whole
 ) -> tuple[Tensor, ...]: # like x
     "Random changes of each input by itself; only the mirror is one for all inputs of a clip."
-    flip = torch.rand(len(x[0]), generator=generator) < cfg.augment.flip
-    out = each(torch.empty_like, x)
+    flip = torch.rand(share.n if share else len(x[0]), generator=generator) < cfg.augment.flip
+    mine, out = flip[share.own] if share else flip, each(torch.empty_like, x)
     for mirrored in {bool(f) for f in flip}:
-        same = replace(cfg, augment=replace(cfg.augment, flip=float(mirrored)))
+        same, some = replace(cfg, augment=replace(cfg.augment, flip=float(mirrored))), share and share.only(flip == mirrored)
         for branch, part, new in zip(cfg.branches, x, out):
-            new[flip == mirrored] = augment(branch, part[flip == mirrored], same, generator)
+            new[mine == mirrored] = augment(branch, part[mine == mirrored], same, generator, some)
     return out
 
 # %% ../../nbs/4_training/41_train.ipynb #6cec03f8
@@ -227,12 +231,14 @@ def _go_on(
     *parts, # network, optimiser, running average, extra: filled in place
 ) -> tuple[int, History]: # steps done, and what they gave
     "Take an unfinished training up again, or begin one."
-    if not state or not state.exists(): return 0, History()
-    tensors, about = load_tensors(state)
+    found = alike(lambda: load_tensors(state) if state and state.exists() else None)
+    if found is None: return 0, History()
+    tensors, about = found
     history = History(about["history"])
     history.seconds = about["seconds"]
     return unpack_state(tensors, *parts), history
 
+@shared
 def fit(
     net: Network,
     name: str, # branch, for its recipe and input
@@ -252,36 +258,38 @@ def fit(
     "Train in place; an interrupted call with the same arguments goes on from its state file."
     recipe, objective = recipe_of(cfg, name), Objective(cfg.loss, source.y, store.K)
     steps = steps or count_steps(recipe, len(source.indices))
-    accelerator = Accelerator()
-    net.to(accelerator.device)  # before its running average copies it
-    if extra is not None:  # on one device only: processes would not share it
-        extra.to(accelerator.device)
+    here = accelerator()
+    net.to(here.device)  # before its running average copies it
+    if extra is not None:
+        extra.to(here.device)
         for k, p in net.named_parameters(): p.requires_grad_(not k.startswith(extra.frozen))
     ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
     opt, sched = make_optimizer(net, recipe, steps, lr_scale, extra)
     start, history = _go_on(state, net, opt, ema, extra)
     stop, began = steps if max_batches is None else min(steps, start + max_batches), time.perf_counter() - history.seconds
-    model, opt = accelerator.prepare(net, opt)
-    shard = (accelerator.process_index, accelerator.num_processes)
+    shard = (here.process_index, here.num_processes)
     sets = [("source", source)] + ([("pseudo", pseudo)] if pseudo is not None else [])
-    loaders = [Batches(clips, partial(read_clips, store, name, cfg=cfg), recipe.batch, seed, part, shard)
-               .loader(start, stop, recipe.workers) for part, clips in sets]
+    sets = [Batches(clips, partial(read_clips, store, name, cfg=cfg), recipe.batch, seed, part, shard) for part, clips in sets]
+    loaders, share = [s.loader(start, stop, recipe.workers) for s in sets], Share.of([s.n for s in sets], *shard) if together() else None
+    model, opt = here.prepare(net, opt)
     model.train()
+    if recipe.compile: model = compiled(model, here.device)
+    run = share.whole(model) if share else model
     for step, *batches in zip(progress(range(start, stop), f"{name}, seed {seed}"), *loaders):
         torch.manual_seed(step_seed(seed, step))  # dropout and the like
         draw = torch.Generator().manual_seed(step_seed(seed, step) + 1)  # augmentation: not the numbers of dropout again
         sched.step_update(step)
         now = partial(objective, progress=begun + (1 - begun)*step/steps)
-        loss, row = step_loss(model, net.head, batches, lambda x: augment(name, x, cfg, draw), now, eta,
-                              recipe.precision, accelerator.device, extra, step/steps)
+        loss, row = step_loss(run, net.head, batches, lambda x: augment(name, x, cfg, draw, share), now, eta,
+                              recipe.precision, here.device, extra, step/steps)
         opt.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        if recipe.grad_clip: accelerator.clip_grad_norm_(model.parameters(), recipe.grad_clip)
+        here.backward(loss)
+        if recipe.grad_clip: here.clip_grad_norm_(model.parameters(), recipe.grad_clip)
         opt.step()
         if ema is not None: ema.update(net, step=step)
         history.append(row | {"lr": opt.param_groups[0]["lr"]})
         history.seconds = time.perf_counter() - began
-        if state and ((step + 1) % recipe.save_every == 0 or step + 1 == steps) and accelerator.is_main_process:
+        if state and ((step + 1) % recipe.save_every == 0 or step + 1 == steps) and here.is_main_process:
             save_tensors(state, pack_state(net, opt, step + 1, ema, extra),
                          {"branch": name, "history": history, "seconds": history.seconds})
     if ema is not None: net.load_state_dict(ema.module.state_dict())
@@ -289,6 +297,7 @@ def fit(
     return history
 
 # %% ../../nbs/4_training/41_train.ipynb #b66da972
+@shared
 @torch.no_grad()
 def predict(
     net: Network,
@@ -299,13 +308,14 @@ def predict(
     batch: int = 64,
 ) -> np.ndarray: # (n,K) float32 logits
     "Logits of some clips, averaged over the recipe's test views."
-    recipe, device, rows = recipe_of(cfg, name), next(net.parameters()).device, []
+    recipe, device = recipe_of(cfg, name), next(net.parameters()).device
     net.eval()
-    for at in range(0, len(indices), batch):
+    def score(at): # first of the clips of a batch
         part, total = np.asarray(indices[at:at + batch]), 0.
         for view in range(recipe.views):
             x = read_clips(store, name, part, rng(0, "view", view, at) if view else None, cfg=cfg)
             x = each(lambda v: v.to(device), x)
             with autocast(device, recipe.precision): total = total + net(x).logits.float()
-        rows.append((total/recipe.views).cpu().numpy())
+        return (total/recipe.views).cpu().numpy()
+    rows = dealt(range(0, len(indices), batch), score)
     return np.concatenate(rows) if rows else np.zeros((0, store.K), np.float32)
