@@ -104,7 +104,7 @@ class HeatmapBranch(nn.Module):
         self.dropout, self.classifier, self.canvas = nn.Dropout(cfg.dropout), nn.Linear(c, K), Canvas()
 
     def volume(self, x: Tensor) -> Tensor: # (N,T,V,3) pixels and confidence -> (N,T,H,W,V)
-        "What the network sees of a batch of clips."
+        "What the network sees of a batch of clips; scored without gradients, it is gone with the next call."
         grid = fit_to_grid(x, self.size, self.size)
         if self.training: grid = random_crop(grid, self.size, self.size, self.crop)
         draw = render if torch.is_grad_enabled() or self.training else self.canvas.render  # gradients need their own volume

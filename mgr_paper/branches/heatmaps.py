@@ -76,7 +76,8 @@ def few_cells(
     sigma: float, # grid pixels
 ) -> bool:
     "Whether to touch single cells. Not in a graph that leaves torch: every runtime knows the product."
-    return conf.device.type == "cpu" and 16*side(sigma)**2 <= H*W and not torch.compiler.is_compiling()
+    few = 16*side(sigma)**2 <= H*W  # ours: a cell by its place costs some ten times a cell in a row
+    return few and conf.device.type == "cpu" and not torch.compiler.is_compiling()
 
 @torch.no_grad()
 def render(
@@ -117,7 +118,8 @@ class Canvas:
         conf = sure(xy, conf, eps)
         if not few_cells(conf, H, W, sigma): return render(xy, conf, H, W, sigma, eps)
         N, T, V = conf.shape
-        if self.volume is None or (self.volume.shape, self.volume.dtype) != ((N, T, H, W, V), xy.dtype):
+        kept = self.volume is not None and (self.volume.shape, self.volume.dtype) == ((N, T, H, W, V), xy.dtype)
+        if not kept or self.volume.is_inference() != torch.is_inference_mode_enabled():  # such a tensor cannot be drawn on outside
             self.volume = xy.new_zeros(N, T, H, W, V)
         else: self.volume.view(-1).index_fill_(0, self.place, 0.)
         self.place, value = boxes(xy, conf, H, W, sigma)

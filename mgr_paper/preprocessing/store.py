@@ -283,7 +283,7 @@ class ClipStore:
     def clip(self, kind:str, i:int) -> np.ndarray: # (T,...) all frames of one clip, a read-only view
         n, start = self.lengths(kind)[i], self.spans[kind][i, 0]; self._count(kind, n, 1)
         return self._sound(kind, self.arrays[kind][start:start+n])
-    def _count(self, kind:str, frames:int, clips:int): # the system maps some pages around what is read, here taken for 64 kB at both ends
+    def _count(self, kind:str, frames:int, clips:int): # an upper bound: whole clips, and 64 kB at both ends for what the system maps around them
         self.resident.count(int(frames)*self.frame_bytes[kind]+(clips << 17))
     def _sound(self, kind:str, x:np.ndarray) -> np.ndarray: # the same; the files were checked when they were written, and may have suffered since
         if kind == 'video' or np.isfinite(x).all(): return x
