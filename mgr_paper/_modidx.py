@@ -1119,6 +1119,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'mgr_paper.evidence.watch.Watch': ('7_evidence/watch.html#watch', 'mgr_paper/evidence/watch.py'),
                                           'mgr_paper.evidence.watch.Watch.__init__': ( '7_evidence/watch.html#watch.__init__',
                                                                                        'mgr_paper/evidence/watch.py'),
+                                          'mgr_paper.evidence.watch.Watch.left': ( '7_evidence/watch.html#watch.left',
+                                                                                   'mgr_paper/evidence/watch.py'),
                                           'mgr_paper.evidence.watch.Watch.read': ( '7_evidence/watch.html#watch.read',
                                                                                    'mgr_paper/evidence/watch.py'),
                                           'mgr_paper.evidence.watch.clock': ('7_evidence/watch.html#clock', 'mgr_paper/evidence/watch.py'),
