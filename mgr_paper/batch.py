@@ -26,9 +26,9 @@ def parameters(
     notebook, # path of an .ipynb
 ) -> dict: # name -> (type, default)
     "The parameters of a notebook: one tagged cell of typed literals."
-    path = Path(notebook)
+    path, nbformat = Path(notebook), nbformat_quickly()
     if not path.is_file(): raise MgrError(f'no notebook {path}', 'look for the right name in nbs/ablations')
-    try: tagged = [str(c.source) for c in nbformat_quickly().read(path, 4).cells if 'parameters' in c.metadata.get('tags', [])]
+    try: tagged = [str(c.source) for c in nbformat.read(path, 4).cells if 'parameters' in c.metadata.get('tags', [])]
     except Exception as e:  # nbformat mends, warns or fails in ways of its own
         raise MgrError(f'{path} is no notebook ({type(e).__name__})', 'give an .ipynb file') from e
     if len(tagged) != 1: raise MgrError(f'{path.name} has {len(tagged)} cells tagged parameters', 'tag exactly one')
