@@ -136,6 +136,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mgr_paper/branches/heatmaps.py'),
                                              'mgr_paper.branches.heatmaps.Canvas.__init__': ( '2_branches/heatmaps.html#canvas.__init__',
                                                                                               'mgr_paper/branches/heatmaps.py'),
+                                             'mgr_paper.branches.heatmaps.Canvas.__reduce__': ( '2_branches/heatmaps.html#canvas.__reduce__',
+                                                                                                'mgr_paper/branches/heatmaps.py'),
                                              'mgr_paper.branches.heatmaps.Canvas.render': ( '2_branches/heatmaps.html#canvas.render',
                                                                                             'mgr_paper/branches/heatmaps.py'),
                                              'mgr_paper.branches.heatmaps.Output': ( '2_branches/heatmaps.html#output',

@@ -81,7 +81,7 @@ def read_npy(
 def _why(e) -> str: return f'{type(e).__name__}: {str(e)[:120]}' if str(e) else type(e).__name__
 
 # %% ../nbs/00d_reading.ipynb #0d000014
-HELD = 1 << 27 # bytes of mapped files that may have been read before they are given back; not in paper: some ten batches
+HELD = 1 << 27 # bytes of mapped files that may have been read before they are given back; not in paper: ours, small beside a process that has loaded torch
 
 class Resident:
     "What has been read of mapped files, given back in time. Arrays that look at them stay valid."

@@ -76,7 +76,7 @@ def few_cells(
     sigma: float, # grid pixels
 ) -> bool:
     "Whether to touch single cells. Not in a graph that leaves torch: every runtime knows the product."
-    few = 16*side(sigma)**2 <= H*W  # ours: a cell by its place costs some ten times a cell in a row
+    few = 16*side(sigma)**2 <= H*W  # ours: boxes are worth it where most of a picture stays empty
     return few and conf.device.type == "cpu" and not torch.compiler.is_compiling()
 
 @torch.no_grad()
@@ -104,6 +104,7 @@ def render(
 class Canvas:
     "Renders into one volume over and over. What a call gave is gone with the next call."
     def __init__(self): self.volume = self.place = None
+    def __reduce__(self): return Canvas, ()  # copied or sent to another process without its volume
 
     @torch.no_grad()
     def render(self,
