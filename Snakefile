@@ -5,7 +5,7 @@
 #   snakemake --workflow-profile profiles/local --config tier=bench data=utd-mhad only=figures
 #
 # What is run stands in settings.ini ([plan TIER DATA], [grid TABLE TIER DATA]), which files a run reads and writes in
-# nbs/7_evidence/76_reproduce.ipynb. Files count as changed by their content, not by their time. Fusion and evidence are not
+# nbs/7_evidence/76_steps.ipynb. Files count as changed by their content, not by their time. Fusion and evidence are not
 # inputs of the runs: votes and tables are computed again from the scores on disk, so a change there trains nothing.
 import shlex
 import sys
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mgr_paper.config import data_root, settings, tier_config
 from mgr_paper.core import MgrError, root
-from mgr_paper.evidence import reproduce as graph
+from mgr_paper.evidence import steps as graph
 from mgr_paper.evidence.experiments import config_of, runs, store_path, table_files, tables_of
 
 TIER, DATA = config.get("tier", settings().tier), config.get("data", settings().data)
@@ -21,6 +21,7 @@ only = [name for name in str(config.get("only", "")).split(",") if name]
 FIGURES_ONLY = "figures" in only  # from the records that are there: no run rule exists
 CFG, THREADS = tier_config(TIER, DATA), settings().threads
 MGR = f"{shlex.quote(sys.executable)} -c 'from mgr_paper.cli import main; main()'"  # the command, also where no script was installed
+ASK = f"{shlex.quote(sys.executable)} -I -S {shlex.quote(str(graph.LIBRARY/'evidence'/'ask.py'))}"  # the same, by a process that has its imports, if there is one
 TRAINING = {  # of one run; memory in MB, time in minutes. Only a cluster's scheduler looks at gpu and time
     "smoke": dict(gpu=0, mem_mb=2000, runtime=10), "quick": dict(gpu=0, mem_mb=3000, runtime=60),
     "bench": dict(gpu=1, mem_mb=6000, runtime=240), "paper": dict(gpu=1, mem_mb=48000, runtime=2880)}[TIER]
@@ -109,4 +110,4 @@ for table in CHOSEN:
         params: given=given(tier=TIER, data=DATA)
         threads: THREADS
         resources: mem_mb=2000, runtime=30
-        shell: "{MGR} notebook {input.nb:q} {log.notebook:q} {params.given}"
+        shell: "{ASK} notebook {input.nb:q} {log.notebook:q} {params.given}"

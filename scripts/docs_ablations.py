@@ -12,7 +12,7 @@ from mgr_paper.config import TIERS, settings
 from mgr_paper.core import atomic_path, fingerprint, progress, root
 from mgr_paper.evidence.experiments import DATA, TABLES
 from mgr_paper.evidence.page import TITLES
-from mgr_paper.evidence.reproduce import table_modules
+from mgr_paper.evidence.steps import table_modules
 
 WHERE = 'What it made of the committed records is among the [results](../results.md).'
 

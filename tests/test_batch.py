@@ -9,8 +9,9 @@ import pytest
 
 from mgr_paper.config import settings
 from mgr_paper.core import root
-from mgr_paper.evidence import reproduce as graph
+from mgr_paper.evidence import steps as graph
 from mgr_paper.evidence.experiments import TABLES, runs, table_files, tables_of
+from mgr_paper.evidence.reproduce import alone
 
 HERE = root()
 NOTEBOOKS = sorted((HERE/"nbs"/"ablations").glob("*.ipynb"))
@@ -83,7 +84,7 @@ def test_a_failed_step_is_named_and_the_rest_goes_on(clone):
 
 
 def test_two_calls_do_not_make_the_same_files(clone):
-    with graph.alone(clone/"runs"/"smoke"/"logs"/"smoke-synth.lock"):
+    with alone(clone/"runs"/"smoke"/"logs"/"smoke-synth.lock"):
         code, out, err = reproduce(clone, "--tier", "smoke", "--data", "synth")
     assert code == 2 and "another reproduce is at work on smoke-synth" in err and not (clone/"figures").exists()
 

@@ -16,7 +16,7 @@ from mgr_paper.evidence.figures import cut_labels
 from mgr_paper.evidence.fusion_figures import diversity_figure, significance_figure
 from mgr_paper.evidence.fusion_tables import (AGAINST, FEATURES, NOT_RUN, Draws, Fusions, ece_interval, fusion_table, protocols, replicates,
                                               significance_shown, significance_table)
-from mgr_paper.evidence.reproduce import BRANCH_PARTS, decisive, modules
+from mgr_paper.evidence.steps import BRANCH_PARTS, decisive, modules
 from mgr_paper.evidence.results import Key, Results, made_up_records, panel, stream_predictions
 from mgr_paper.evidence.stats import effect_size, pooled
 from mgr_paper.fusion.baselines import RULES, HeldOut, best_stream, choose_C, combine, fit_stack, stack_probs

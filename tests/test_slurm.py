@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mgr_paper.evidence import reproduce as graph
+from mgr_paper.evidence import steps as graph
 from mgr_paper.evidence.experiments import runs
 
 ROOT = Path(__file__).resolve().parent.parent

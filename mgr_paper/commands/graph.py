@@ -54,14 +54,15 @@ def notebook(
     unfinished: Annotated[list[Path], typer.Option(
         help="Work to forget when the files it was begun with have changed.")] = [],
     config: Annotated[str, typer.Option(help="Fingerprint of the settings.")] = "",
+    here: Annotated[bool, typer.Option("--here", help="In this process, without a kernel.")] = False,
 ):
     "Run one notebook with parameters."
     from mgr_paper.batch import parameters
     from mgr_paper.core import choose
-    from mgr_paper.evidence.reproduce import run_step
+    from mgr_paper.evidence.steps import run_step
     known, given = parameters(nb), {}
     for word in p:
         key, _, text = word.partition("=")
         kind, _ = known[choose(key, known, f"parameter of {nb.name}")]
         given[key] = text if kind is str else settings_of([word])[key]
-    run_step(nb, out, given, tuple(made_from or ()), tuple(unfinished), config)
+    run_step(nb, out, given, tuple(made_from or ()), tuple(unfinished), config, not here)

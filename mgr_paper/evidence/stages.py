@@ -75,7 +75,7 @@ def unfinished_work(
     *said, # whatever else decides it
 ):  # yields a folder that may hold what the same command did before it was killed
     "Keep what is done so far until all is done, for one process at a time."
-    from mgr_paper.evidence.reproduce import forget_stale
+    from mgr_paper.evidence.steps import forget_stale
     home = out.with_name(f".{out.name}.unfinished")
     worth = lambda p: p.suffix == ".state" or re.fullmatch(r"r\d+", p.parent.name)
     with locked(home/"lock", f"another run is at work on {out}"):
