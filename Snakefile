@@ -108,6 +108,7 @@ for table in CHOSEN:
         output: [near(p) for p in table_files(table, TIER, DATA)]
         log: notebook=near(settings().runs/TIER/"tables"/DATA/f"{table}.ipynb")
         params: given=given(tier=TIER, data=DATA)
+        priority: {"t10_significance": 2, "f7_confusion": 1}.get(table, 0) # the longest first, or all would wait for them at the end
         threads: THREADS
         resources: mem_mb=2000, runtime=30
         shell: "{ASK} notebook {input.nb:q} {log.notebook:q} {params.given}"

@@ -546,6 +546,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'mgr_paper/evidence/figures.py'),
                                             'mgr_paper.evidence.figures.cut_labels': ( '7_evidence/figures.html#cut_labels',
                                                                                        'mgr_paper/evidence/figures.py'),
+                                            'mgr_paper.evidence.figures.draw_once': ( '7_evidence/figures.html#draw_once',
+                                                                                      'mgr_paper/evidence/figures.py'),
                                             'mgr_paper.evidence.figures.drawn_texts': ( '7_evidence/figures.html#drawn_texts',
                                                                                         'mgr_paper/evidence/figures.py'),
                                             'mgr_paper.evidence.figures.figure_files': ( '7_evidence/figures.html#figure_files',

@@ -183,3 +183,22 @@ variants = default crop-full
     assert records == ["synth/subjects/seed0/source/joint.json", "synth/subjects/seed0/source@crop-full/joint.json"]
     made = [json.loads(p.read_text()) for p in (clone/"runs"/"stores").rglob("store.json")]
     assert len({m["fingerprint"] for m in made}) == 2  # two stores, and not twice the same clips
+
+
+@pytest.mark.parametrize("failed,only,calls", [
+    (["source__synth__subjects__seed0__joint"], (), 2), (["table__t0_main"], (), 1), (["source__synth__subjects__seed0__joint"], ("t0_main",), 1), ([], (), 1)])
+def test_tables_do_not_wait_for_a_run_that_failed(clone, monkeypatch, capsys, failed, only, calls):
+    "All tables wait for all runs; where one has failed they are made from the records that are there, and the call still fails."
+    from mgr_paper.evidence import reproduce as command
+    from mgr_paper.evidence.watch import Watch
+    seen = []
+    def call(words, env, log, fds, console):
+        watch = Watch()
+        watch.failed = [] if "only=figures" in words else failed
+        seen.append((words, log))
+        return watch, int(bool(watch.failed))
+    monkeypatch.setenv("MGR_ROOT", str(clone))
+    monkeypatch.setattr(command, "call", call)
+    code = command.reproduce("smoke", "synth", only=only)
+    assert len(seen) == calls and code == int(bool(failed)) and len({log for _, log in seen}) == calls
+    if calls == 2: assert "only=figures" in seen[1][0] and "from the records that are there" in capsys.readouterr().out

@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'LABELS', 'GROUPS', 'MUTED', 'INKS', 'SIGNS', 'DASHES', 'FEW', 'style', 'ink', 'stream_look',
-           'ink_on', 'caption', 'Sheet', 'canvas', 'ticks', 'must_have', 'figure_files', 'settle', 'save_figure',
-           'drawn_texts', 'cut_labels', 'small_png', 'long_tail_figure', 'confusion_figure', 'reliability_figure']
+           'ink_on', 'caption', 'settle', 'draw_once', 'Sheet', 'canvas', 'ticks', 'must_have', 'figure_files',
+           'save_figure', 'drawn_texts', 'cut_labels', 'small_png', 'long_tail_figure', 'confusion_figure',
+           'reliability_figure']
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #ce7980ef
 import textwrap
 from pathlib import Path
 import matplotlib as mpl
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from ..core import MgrError, atomic_path, choose
@@ -75,12 +78,36 @@ def caption(
     return ' '.join(filter(None, [('n = ' if n is not None else '') + ', '.join(parts) + '.' if parts else '', note]))
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #d0c5a002
+def settle(
+    fig:Figure, # with everything in it
+) -> Figure: # the same, its layout frozen
+    "Solve the layout once and for all."
+    if fig.get_layout_engine():
+        fig.draw_without_rendering()
+        fig.set_layout_engine('none')
+    return fig
+
+def draw_once(
+    fig:Figure, # with its layout solved
+    file, # path or file object
+    kind:str, # 'svg' or 'png'
+    dpi:float|None=None, # of a PNG; None: as the style says
+    **metadata, # written into the file
+):
+    "Draw into a file, the bytes of `savefig`, which first draws all once more to look for a layout."
+    draw, before = {'svg': FigureCanvasSVG, 'png': FigureCanvasAgg}[kind], (fig.canvas, fig.dpi)
+    fig.dpi = dpi or mpl.rcParams['savefig.dpi']
+    try: getattr(draw(fig), f'print_{kind}')(file, metadata=metadata)
+    finally:
+        fig.set_canvas(before[0])
+        fig.dpi = before[1]
+
 class Sheet(Figure):
     "A figure that a cell shows when it ends with it; pyplot, which sees to that elsewhere, is not needed."
 
     def _repr_png_(self) -> bytes: # a PNG file
         import io
-        with mpl.rc_context(style()): self.savefig(out := io.BytesIO(), format='png', dpi=110)
+        with mpl.rc_context(style()): draw_once(settle(self), out := io.BytesIO(), 'png', dpi=110)
         return out.getvalue()
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #21a996c9
@@ -128,15 +155,6 @@ def figure_files(
     name = path.name + ('_simulated' if simulated and not path.name.endswith('_simulated') else '')
     return path.with_name(name + '.svg'), path.with_name(name + '.png')
 
-def settle(
-    fig:Figure, # with everything in it
-) -> Figure: # the same, its layout frozen
-    "Solve the layout once and for all."
-    if fig.get_layout_engine():
-        fig.draw_without_rendering()
-        fig.set_layout_engine('none')
-    return fig
-
 def save_figure(
     fig:Figure, # as made by this room
     path, # folder and name without extension
@@ -147,7 +165,7 @@ def save_figure(
         settle(fig)
         about = {'Title': ' '.join(fig.get_suptitle().split())}
         for file, info in zip(files, ({'Date': None, 'Creator': 'mgr_paper'}, {'Software': None})):
-            with atomic_path(file) as tmp: fig.savefig(tmp, format=file.suffix[1:], metadata=info | about)
+            with atomic_path(file) as tmp: draw_once(fig, tmp, file.suffix[1:], **info, **about)
     return files
 
 # %% ../../nbs/7_evidence/74_figures.ipynb #db8d0727
@@ -181,7 +199,7 @@ def small_png(
     import io
     from PIL import Image
     out = io.BytesIO()
-    with mpl.rc_context(style()): settle(fig).savefig(out, format='png')
+    with mpl.rc_context(style()): draw_once(settle(fig), out, 'png')
     full = Image.open(out).convert('RGB')
     small = full.resize([round(scale*side) for side in full.size], Image.Resampling.LANCZOS)
     small.quantize(48, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out := io.BytesIO(), 'png', optimize=True)

@@ -108,11 +108,11 @@ def train_run(
         "split": choose(split or DATA[data].splits[0], DATA[data].splits, f"split of {data}")} | changes)
     if "layout" not in changes and lacking(store.meta.layout, cfg.layout): cfg = override(cfg, {"layout": store.meta.layout})
     if init is not None: announce([init := find_run(init)])
-    from mgr_paper.evidence import pipeline, reproduce  # here, because voting needs no torch
+    from mgr_paper.evidence import pipeline, steps  # here, because voting needs no torch
     run = Run("source", data, cfg.split, cfg.long_tail, seed, branch)
     begun = None if init is None else pipeline.started_from(init)["sha256"]
     with (atomic_path(out) as tmp,  # takes its name last: a kill in between leaves nothing beside a finished folder
-          unfinished_work(out, reproduce.modules(run), to_dict(cfg), store.fingerprint, branch, seed, begun) as work):
+          unfinished_work(out, steps.modules(run), to_dict(cfg), store.fingerprint, branch, seed, begun) as work):
         task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", work, changes, now(), init)
         move_record(pipeline.run_source(task, branch), tmp/"record")
         shutil.move(work/run.folder/"source"/f"{branch}.safetensors", tmp/"network.safetensors")
@@ -161,14 +161,14 @@ def adapt_runs(
     if sorted(r["branch"] for r in records) != sorted(branches):
         raise MgrError(f"runs of {', '.join(r['branch'] for r in records)} were given",
                        f"adaptation takes one run of each of {', '.join(branches)}")
-    from mgr_paper.evidence import pipeline, reproduce
+    from mgr_paper.evidence import pipeline, steps
     cfg = from_dict(first["config"], RunConfig)
     if cfg.cmpl.restart != "never" and any("init" in r["extra"] for r in records):
         raise MgrError("a network that began with another would begin its rounds at random",
                        "train with --set cmpl.restart=never")
     run = Run("adapt", first["data"]["name"], cfg.split, cfg.long_tail, first["seed"],
               method, method_rounds(method, cfg))
-    made_from = reproduce.modules(run) + [p for f in folders for p in sorted(f.iterdir()) if p.suffix in (".npz", ".safetensors")]
+    made_from = steps.modules(run) + [p for f in folders for p in sorted(f.iterdir()) if p.suffix in (".npz", ".safetensors")]
     with (atomic_path(out) as tmp, unfinished_work(out, made_from, to_dict(cfg), method, [r["branch"] for r in records]) as work):
         task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", work, first["parameters_requested"], now())
         for f, r in zip(folders, records): lay_out(task, f, r["branch"])

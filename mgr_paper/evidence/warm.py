@@ -6,6 +6,7 @@
 __all__ = ['LIBRARY', 'written', 'load', 'Answer', 'Server', 'serve', 'warm']
 
 # %% ../../nbs/7_evidence/76d_warm.ipynb #77d66d4e
+import gc
 import json
 import os
 import socket
@@ -35,6 +36,8 @@ def load():
     nbformat_quickly()
     names = [".".join(p.relative_to(LIBRARY.parent).with_suffix("").parts) for p in table_modules()]
     for name in ("papermill", "execnb.shell", "matplotlib.pyplot", "mgr_paper.cli", *names): import_module(name)
+    gc.collect()
+    gc.freeze()  # a child that looked through all this for garbage would copy its pages
 
 class Answer(socketserver.BaseRequestHandler):
     "One command, in a process that was forked for it."
@@ -62,12 +65,11 @@ class Answer(socketserver.BaseRequestHandler):
         if not self.request.recv(1) and not self.answered: os.kill(os.getpid(), SIGTERM)
 
 class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
-    "Loads at the first question and forks for each."
-    loaded, parent = None, None # when the library was written; process that started this one
+    "Loads at once, and forks for each question; those that come before wait."
+    loaded, parent = {}, None # when the library was written; process that started this one
 
     def process_request(self, request, client):
-        if self.loaded is None: self.loaded = written(), load()
-        if self.loaded[0] == written(): super().process_request(request, client)
+        if self.loaded == written(): super().process_request(request, client)
         else: self.shutdown_request(request)  # no answer: the asker loads what is there now
 
     def service_actions(self):
@@ -80,7 +82,8 @@ def serve(
 ):
     "Answer until the parent ends."
     with Server(path, Answer) as server:
-        server.parent = parent
+        server.loaded, server.parent = written(), parent
+        load()
         server.serve_forever(poll_interval=.1)
 
 @contextmanager
@@ -92,8 +95,8 @@ def warm(
         yield env
         return
     with tempfile.TemporaryDirectory(prefix="mgr-") as folder:  # the path of a socket must be short
-        path, code = f"{folder}/warm", "import os, sys; from mgr_paper.evidence.warm import serve; serve(sys.argv[1], os.getppid())"
+        path, code = f"{folder}/warm", "import sys; from mgr_paper.evidence.warm import serve; serve(sys.argv[1], int(sys.argv[2]))"
         quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with subprocess.Popen([sys.executable, "-c", code, path], env=env, **quiet) as server:
+        with subprocess.Popen([sys.executable, "-c", code, path, str(os.getpid())], env=env, **quiet) as server:
             try: yield env | {"MGR_WARM": path}
             finally: server.terminate()
