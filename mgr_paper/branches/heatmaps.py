@@ -55,18 +55,18 @@ def boxes(
     H: int,
     W: int,
     sigma: float, # grid pixels
-) -> tuple[Tensor, Tensor]: # (N*T*V*k*k,) places in the flat (N,T,H,W,V) volume, and what to add there
+) -> tuple[Tensor, Tensor]: # (k*k*N*T*V,) places in the flat (N,T,H,W,V) volume, and what to add there
     "The boxes of all joints. What lies outside its box or the picture is sent to the first place, with nothing to add."
     N, T, V = conf.shape
-    at = (xy - 3*sigma).trunc()[..., None] + torch.arange(side(sigma), device=xy.device)  # (N,T,V,2,k)
-    size, none = torch.tensor([[W], [H]], device=xy.device), xy.new_zeros(())
-    inside = (at <= (xy + 3*sigma).trunc()[..., None]) & (at >= 0) & (at < size)
-    gx, gy = torch.where(inside, torch.exp(-(at - xy[..., None])**2/(2*sigma**2)), none).unbind(-2)
-    u, v = torch.where(inside, at, none).long().unbind(-2)
-    row = v + torch.arange(0, N*T*H, H, device=xy.device).view(N, T, 1, 1)
-    column = u*V + torch.arange(V, device=xy.device)[:, None]
-    place = (row*(W*V))[..., :, None] + column[..., None, :]  # (N,T,V,k,k)
-    return place.flatten(), ((gy*conf[..., None])[..., :, None]*gx[..., None, :]).flatten()
+    mu, cell = xy.movedim(-1, 0).contiguous(), torch.arange(side(sigma), device=xy.device).view(-1, 1, 1, 1, 1)
+    at = (mu - 3*sigma).trunc() + cell  # (k,2,N,T,V): joints last, so that every step runs along memory
+    size, none = torch.tensor([W, H], device=xy.device).view(2, 1, 1, 1), xy.new_zeros(())
+    inside = (at <= (mu + 3*sigma).trunc()) & (at >= 0) & (at < size)
+    gx, gy = torch.where(inside, torch.exp(-(at - mu)**2/(2*sigma**2)), none).unbind(1)  # (k,N,T,V)
+    u, v = torch.where(inside, at, none).long().unbind(1)
+    row = (v + torch.arange(0, N*T*H, H, device=xy.device).view(N, T, 1))*(W*V)
+    column = u*V + torch.arange(V, device=xy.device)
+    return (row[:, None] + column).flatten(), ((gy*conf)[:, None]*gx).flatten()  # (k,k,N,T,V)
 
 # %% ../../nbs/2_branches/20_heatmaps.ipynb #7817312e
 def few_cells(
