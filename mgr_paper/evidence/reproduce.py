@@ -151,7 +151,7 @@ def reproduce(
         watch, code = made(tuple(only), logs/f"{name}.log")
         if not only and any(not rule.startswith("table__") for rule in watch.failed):  # for which all tables wait
             say("Tables and figures from the records that are there:")
-            if not made(("figures",), logs/f"{name}-figures.log")[1]: write_page(tier)
+            if not made(("figures",), logs/f"tables-{name}.log")[1]: write_page(tier)
     if code: return code
     if not dry_run: write_page(tier)
     if dry_run:
