@@ -78,7 +78,7 @@ for path, changes in STORES.items() if RAW is not None else ():
         resources: mem_mb=3000, runtime=60
         # the folder goes first: a store is written whole or not at all, and never into the remains of another
         # what differs from rule to rule is a parameter: this line is read when the loop is over
-        shell: "rm -rf $(dirname {output:q}) && {MGR} prepare {DATA} {params.raw:q} {params.store} {STORE_OPTIONS} > {log:q}"
+        shell: "rm -rf \"$(dirname {output:q})\" && {MGR} prepare {DATA} {params.raw:q} {params.store} {STORE_OPTIONS} > {log:q}"
 
 
 for run in RUNS:
@@ -92,7 +92,7 @@ for run in RUNS:
         params:
             given=given(kind=run.kind, data=run.data, split=run.split, long_tail=run.long_tail, seed=run.seed, what=run.what, tier=TIER,
                         **({"variant": run.variant} if run.variant else {}), **({"rounds": run.rounds} if run.kind in graph.ADAPTING else {})),
-            work=" ".join(f"--unfinished {near(p)}" for p in graph.unfinished(run, TIER)),
+            work=" ".join(f"--unfinished {shlex.quote(near(p))}" for p in graph.unfinished(run, TIER)),
             config=graph.decisive(run, config_of(run, TIER))
         threads: THREADS
         resources: **TRAINING

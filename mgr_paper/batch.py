@@ -72,7 +72,7 @@ def here() -> str: # its name
             shell, codes = CaptureShell(mpl_format='png'), 0
             for i, cell in enumerate(nb_man.nb.cells):
                 nb_man.cell_start(cell, i)
-                if cell.cell_type == 'code':
+                if cell.cell_type == 'code' and cell.source.strip():  # a kernel does not number the blank ones either
                     codes += 1
                     cell.outputs = [from_dict(o) for o in shell.run(cell.source, timeout=execution_timeout)]
                     cell.execution_count = codes

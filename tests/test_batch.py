@@ -114,6 +114,15 @@ def test_watched_library_files_exist():
         for p in graph.store_modules(data) + graph.table_modules(): assert p.is_file(), p
 
 
+def test_all_that_decides_a_number_is_watched():
+    "Every part of branches, losses, training and adaptation, but for what only keeps or shows."
+    shown = {"training/checkpoints", "training/features", "training/transfer"}  # state files; one number of a record; `train --init`
+    every = {p.relative_to(graph.LIBRARY).with_suffix("").as_posix() for folder in ("branches", "losses", "training", "adaptation")
+             for p in (graph.LIBRARY/folder).glob("*.py") if p.stem != "__init__"}
+    seen = {p.relative_to(graph.LIBRARY).with_suffix("").as_posix() for data in ("synth", "utd-mhad") for r in runs("bench", data) for p in graph.modules(r)}
+    assert every - seen == shown
+
+
 def test_settings_of_others_do_not_repeat_a_run():
     "A utd-mhad run does not depend on the simulated data's settings, nor a source run on those of adaptation."
     from mgr_paper.config import tier_config
@@ -157,14 +166,14 @@ def test_a_store_is_made_with_the_settings_that_name_it(tmp_path):
 
 @pytest.mark.slow
 def test_a_smoke_run_with_a_store_of_its_own(clone):
-    "From nothing to the record of a row whose clips are cropped otherwise."
+    "From nothing to the record of a row whose clips are cropped otherwise, in a folder whose name has a blank."
     (clone/"settings.ini").unlink()
     (clone/"settings.ini").write_text("""[reproduce]
 tier = smoke
 data = synth
 jobs = 1
 threads = 1
-runs = runs
+runs = my runs
 figures = figures
 [roots]
 [plan smoke synth]
@@ -177,12 +186,16 @@ seeds = 0
 branches = joint
 variants = default crop-full
 """)
+    bystander = clone/"my"/"letter"  # where a shell that splits the name would begin to remove
+    bystander.parent.mkdir()
+    bystander.touch()
     code, out, err = reproduce(clone, "--tier", "smoke", "--data", "synth", "--only", "t6_crop")
     assert code == 0, out + err
     records = sorted(p.relative_to(clone/"figures"/"smoke"/"records").as_posix() for p in (clone/"figures").rglob("joint.json"))
     assert records == ["synth/subjects/seed0/source/joint.json", "synth/subjects/seed0/source@crop-full/joint.json"]
-    made = [json.loads(p.read_text()) for p in (clone/"runs"/"stores").rglob("store.json")]
+    made = [json.loads(p.read_text()) for p in (clone/"my runs"/"stores").rglob("store.json")]
     assert len({m["fingerprint"] for m in made}) == 2  # two stores, and not twice the same clips
+    assert bystander.exists()
 
 
 @pytest.mark.parametrize("failed,only,calls", [
@@ -191,6 +204,9 @@ def test_tables_do_not_wait_for_a_run_that_failed(clone, monkeypatch, capsys, fa
     "All tables wait for all runs; where one has failed they are made from the records that are there, and the call still fails."
     from mgr_paper.evidence import reproduce as command
     from mgr_paper.evidence.watch import Watch
+    some = clone/"figures"/"smoke"/"records"/"synth"/"x.json"
+    some.parent.mkdir(parents=True)
+    some.touch()
     seen = []
     def call(words, env, log, fds, console):
         watch = Watch()

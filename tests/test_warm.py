@@ -2,9 +2,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from mgr_paper.core import root
 from mgr_paper.evidence import warm as module
 from mgr_paper.evidence.warm import LIBRARY, warm
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every table loads its own")
+pytestmark = pytest.mark.skipif(sys.platform != "linux" or not find_spec("execnb"), reason="elsewhere every table loads its own")
 ASK = [sys.executable, "-I", "-S", str(LIBRARY/"evidence"/"ask.py")]
 
 
@@ -25,10 +28,19 @@ def notebook(path, *code):
     return str(path)
 
 
+def until(said, what):
+    "Wait for something, but not for ever."
+    for _ in range(1200):
+        with suppress(OSError):  # of a process that has just ended
+            if found := said(): return found
+        time.sleep(.05)
+    pytest.fail(what)
+
+
 @pytest.fixture(scope="module")
 def env():
     with warm(os.environ | {"MGR_ROOT": str(root())}) as env:
-        while not Path(env["MGR_WARM"]).exists(): time.sleep(.05)
+        until(Path(env["MGR_WARM"]).exists, "it does not listen")
         yield env
 
 
@@ -57,13 +69,35 @@ def test_a_failure_is_told_as_ever(env, tmp_path):
 def test_it_ends_with_the_one_that_asked(env, tmp_path):
     nb = notebook(tmp_path/"long.ipynb", f"import os, time\nopen({str(tmp_path/'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
     asking = subprocess.Popen([*ASK, "notebook", nb, str(tmp_path/"out.ipynb")], env=env)
-    while not (tmp_path/"pid").exists() or not (pid := (tmp_path/"pid").read_text()): time.sleep(.05)
+    pid = until((tmp_path/"pid").read_text, "the notebook does not begin")
     asking.send_signal(signal.SIGKILL)
     asking.wait()
-    for _ in range(200):
-        if not Path("/proc", pid).exists() or "Z" in Path("/proc", pid, "stat").read_text().split()[2]: return
-        time.sleep(.05)
-    pytest.fail(f"process {pid} works on for nobody")
+    until(lambda: gone(pid), f"process {pid} works on for nobody")
+
+
+def gone(pid):
+    "Ended, and perhaps not yet collected."
+    with suppress(FileNotFoundError): return "Z" in Path("/proc", pid, "stat").read_text().split()[2]
+    return True
+
+
+def test_one_that_hangs_up_leaves_nobody(env):
+    "Some words and no more, as of an asker that is killed while it speaks."
+    def children(): return {p.parent.name for p in Path("/proc").glob("[0-9]*/cmdline") if env["MGR_WARM"].encode() in read(p)}
+    def read(path):
+        with suppress(OSError): return path.read_bytes()
+        return b""
+    before = children()
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(env["MGR_WARM"])
+        socket.send_fds(line, [b'{"words": '], [1, 2])
+    time.sleep(1)
+    until(lambda: children() <= before, "a child reads for ever")
+
+
+def test_another_command_is_run_as_it_is(env):
+    done = ask(env, "doctor", "--nonsense")
+    assert done.returncode == 2 and "--nonsense" in done.stderr and "--here" not in done.stderr
 
 
 def test_a_library_that_has_changed_is_loaded_anew(monkeypatch):
@@ -83,11 +117,9 @@ def test_it_ends_with_its_parent(tmp_path):
             "with warm(dict(os.environ)) as env:\n    print(env['MGR_WARM'], flush=True)\n    time.sleep(600)")
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     path = parent.stdout.readline().strip()
-    def servers(): return [p for p in Path("/proc").glob("[0-9]*/cmdline") if path.encode() in p.read_bytes()]
-    while not servers(): time.sleep(.05)
+    def servers(): return [p for p in Path("/proc").glob("[0-9]*/cmdline") if not gone(p.parent.name) and path.encode() in p.read_bytes()]
+    until(servers, "it does not begin")
     parent.kill()
     parent.wait()
-    for _ in range(600):
-        if not servers(): return
-        time.sleep(.05)
-    pytest.fail("it waits for nobody")
+    until(lambda: not servers(), "it waits for nobody")
+    assert not Path(path).parent.exists()

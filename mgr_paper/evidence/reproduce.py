@@ -15,7 +15,6 @@ import sys
 import time
 from contextlib import ExitStack
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -31,7 +30,7 @@ from ..preprocessing.imigue import find_videos
 from ..preprocessing.utd_mhad import find_trials
 
 # %% ../../nbs/7_evidence/76e_reproduce.ipynb #1ff86ce2
-DISK_GB = {"smoke": 1, "quick": 4, "bench": 16, "paper": 200} # work folder at its largest: store and networks
+DISK_GB = {"smoke": 1, "quick": 4, "bench": 16, "paper": 200} # work folder at its largest: store and networks; ours, from runs of each tier but paper, which is an estimate
 
 def free_gb(
     folder: Path, # need not exist yet
@@ -107,7 +106,7 @@ def call(
     command: list[str], # Snakemake's
     env: dict,
     log: Path,
-    fds: list[int], # of locks, which its processes share
+    fds: list[int], # of locks, which Snakemake holds too
     console: Console,
 ) -> tuple[Watch, int]: # what was seen, Snakemake's exit code
     "Run Snakemake with its words in a log and its progress on the console."
@@ -149,7 +148,8 @@ def reproduce(
             watch, code = call(snakemake_command(tier, data, only, profile, jobs, dry_run), env, log, fds, console)
             return watch, report(watch, code, log, console)
         watch, code = made(tuple(only), logs/f"{name}.log")
-        if not only and any(not rule.startswith("table__") for rule in watch.failed):  # for which all tables wait
+        there = any((settings().figures/tier/"records"/data).rglob("*.json"))
+        if not only and there and any(not rule.startswith("table__") for rule in watch.failed):  # for which all tables wait
             say("Tables and figures from the records that are there:")
             if not made(("figures",), logs/f"tables-{name}.log")[1]: write_page(tier)
     if code: return code

@@ -89,12 +89,13 @@ def modules(
 ) -> list[Path]: # absolute
     "The parts of the library that decide a run's numbers."
     parts = {"preprocessing/layouts", "preprocessing/store", "preprocessing/augment",
-             "losses/class_weights", "losses/semantic", "training/train"}
+             "losses/class_weights", "losses/long_tail", "losses/semantic",
+             "training/batches", "training/devices", "training/train"}
     parts |= {f"branches/{p}" for b in held(run) for p in BRANCH_PARTS[b]}
     if run.what in DATA[run.data].fused: parts.add("branches/feature_fusion")
     protocol = {"utd-mhad": "utd_mhad", "smg": "smg"}.get(run.data, "imigue_splits" if run.data.startswith("imigue") else "ma52")
     if run.data != "synth": parts.add(f"preprocessing/{protocol}")  # it decides who is in the source
-    if run.kind in ADAPTING: parts |= {"adaptation/cmpl", "adaptation/adapt"}
+    if run.kind in ADAPTING: parts |= {f"adaptation/{p}" for p in ("adapt", "choices", "cmpl", "noise", "references")}
     return [LIBRARY/f"{p}.py" for p in sorted(parts)] + [LIBRARY/"losses"/"phrases.npz"]
 
 def decisive(

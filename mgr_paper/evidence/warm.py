@@ -9,6 +9,7 @@ __all__ = ['LIBRARY', 'written', 'load', 'Answer', 'Server', 'serve', 'warm']
 import gc
 import json
 import os
+import shutil
 import socket
 import socketserver
 import subprocess
@@ -22,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from signal import SIGTERM
 
-# %% ../../nbs/7_evidence/76d_warm.ipynb #1bc0cd20
+# %% ../../nbs/7_evidence/76d_warm.ipynb #8e6eff90
 LIBRARY = Path(str(files("mgr_paper")))
 
 def written() -> dict[Path, int]: # module -> nanoseconds
@@ -39,26 +40,27 @@ def load():
     gc.collect()
     gc.freeze()  # a child that looked through all this for garbage would copy its pages
 
+# %% ../../nbs/7_evidence/76d_warm.ipynb #20e4bbfd
 class Answer(socketserver.BaseRequestHandler):
     "One command, in a process that was forked for it."
     def handle(self):
         from mgr_paper.cli import main
         said, fds, *_ = socket.recv_fds(self.request, 1 << 16, 2)
-        while not said.endswith(b"\n"): said += self.request.recv(1 << 16)
+        while not said.endswith(b"\n"): said += self.request.recv(1 << 16) or os._exit(1)  # hung up
         asked = json.loads(said)
         for fd, at in zip(fds, (1, 2)): os.dup2(fd, at)
-        sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # the old ones think of another file
+        sys.stdout, sys.stderr = (open(fd, "w", 1, errors="backslashreplace", closefd=False) for fd in (1, 2))  # the old ones think of another file
         os.chdir(asked["cwd"])
         os.environ.clear()
         os.environ.update(asked["env"])
-        sys.argv[:] = ["mgr-paper", *asked["words"], "--here"]
+        sys.argv[:] = ["mgr-paper", *asked["words"], *["--here"]*(asked["words"][:1] == ["notebook"])]
         self.answered = False
         threading.Thread(target=self.watch, daemon=True).start()
         try: code = main()
         except SystemExit as e: code = e.code
         for stream in (sys.stdout, sys.stderr): stream.flush()
         self.answered = True
-        self.request.sendall(bytes([code if isinstance(code, int) else int(code is not None)]))
+        self.request.sendall(bytes([(code if isinstance(code, int) else int(code is not None)) & 255]))
 
     def watch(self):
         "End when the one that asked is gone."
@@ -74,7 +76,9 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 
     def service_actions(self):
         super().service_actions()
-        if os.getppid() != self.parent: sys.exit()
+        if os.getppid() != self.parent:
+            shutil.rmtree(Path(self.server_address).parent, ignore_errors=True)
+            sys.exit()
 
 def serve(
     path: str, # of the socket
@@ -86,6 +90,7 @@ def serve(
         load()
         server.serve_forever(poll_interval=.1)
 
+# %% ../../nbs/7_evidence/76d_warm.ipynb #205bb2c9
 @contextmanager
 def warm(
     env: dict[str, str], # of those that will ask
