@@ -46,8 +46,7 @@ def counted(tier, data):
     return ", ".join([f"{len(graph.stores(runs(tier, data), tier, data))} store", *words, f"{len(tables_of(data))} table"]) + " would run."
 
 
-@pytest.mark.parametrize("tier,data", [("smoke", "synth"), ("quick", "synth"), ("bench", "synth"), ("quick", "utd-mhad"),
-                                       pytest.param("bench", "utd-mhad", marks=pytest.mark.slow)])  # a thousand runs: Snakemake thinks for most of a minute
+@pytest.mark.parametrize("tier,data", [("smoke", "synth"), ("quick", "synth"), ("bench", "synth"), ("quick", "utd-mhad"), ("bench", "utd-mhad")])
 def test_dry_run_counts_the_plan(clone, tier, data):
     root = [] if data == "synth" else ["--root", str(recordings(clone/"raw"))]
     code, out, err = reproduce(clone, "--tier", tier, "--data", data, "--dry-run", *root)

@@ -64,7 +64,7 @@ def test_a_failure_is_told_as_ever(env, tmp_path):
     done, alone = (ask(e, "notebook", nb, str(tmp_path/f"{i}.ipynb")) for i, e in enumerate((env, env | {"MGR_WARM": "/nowhere"})))
     assert done.returncode == alone.returncode == 2 and "fails.ipynb, cell 2: ZeroDivisionError: division by zero" in done.stderr
     told = [[line for line in d.stderr.splitlines() if line.startswith("error: ")] for d in (done, alone)]  # a kernel may say more as it ends
-    assert [line.replace("0.ipynb", "1.ipynb") for line in told[0]] == told[1] and len(told[1]) == 1 and "ZeroDivisionError" in (tmp_path/"0.ipynb").read_text()
+    assert [line.replace("0.ipynb", "1.ipynb") for line in told[0]] == told[1] and len(told[1]) == len(done.stderr.splitlines()) == 1 and "ZeroDivisionError" in (tmp_path/"0.ipynb").read_text()
 
 
 def test_it_ends_with_the_one_that_asked(env, tmp_path):
