@@ -55,18 +55,24 @@ def boxes(
     H: int,
     W: int,
     sigma: float, # grid pixels
-) -> tuple[Tensor, Tensor]: # (k*k*N*T*V,) places in the flat (N,T,H,W,V) volume, and what to add there
+    out: tuple[Tensor, Tensor]|None = None, # of an earlier call, written over if it has this size
+) -> tuple[Tensor, Tensor]: # (N*T,k*k*V) places in the flat (H,W,V) of a frame, and what to add there
     "The boxes of all joints. What lies outside its box or the picture is sent to the first place, with nothing to add."
     N, T, V = conf.shape
-    mu, cell = xy.movedim(-1, 0).contiguous(), torch.arange(side(sigma), device=xy.device).view(-1, 1, 1, 1, 1)
+    k = side(sigma)
+    mu, cell = xy.movedim(-1, 0).contiguous(), torch.arange(k, device=xy.device).view(-1, 1, 1, 1, 1)
     at = (mu - 3*sigma).trunc() + cell  # (k,2,N,T,V): joints last, so that every step runs along memory
     size, none = torch.tensor([W, H], device=xy.device).view(2, 1, 1, 1), xy.new_zeros(())
     inside = (at <= (mu + 3*sigma).trunc()) & (at >= 0) & (at < size)
     gx, gy = torch.where(inside, torch.exp(-(at - mu)**2/(2*sigma**2)), none).unbind(1)  # (k,N,T,V)
     u, v = torch.where(inside, at, none).long().unbind(1)
-    row = (v + torch.arange(0, N*T*H, H, device=xy.device).view(N, T, 1))*(W*V)
-    column = u*V + torch.arange(V, device=xy.device)
-    return (row[:, None] + column).flatten(), ((gy*conf)[:, None]*gx).flatten()  # (k,k,N,T,V)
+    row, column = v*(W*V), u*V + torch.arange(V, device=xy.device)
+    flat, whole = (N*T, k*k*V), (N, T, k, k, V)
+    if out is None or out[0].shape != flat: out = row.new_empty(flat), gx.new_empty(flat)
+    by_row, by_column = (lambda x: x.permute(1, 2, 0, 3)[:, :, :, None]), (lambda x: x.permute(1, 2, 0, 3)[:, :, None])
+    torch.add(by_row(row), by_column(column), out=out[0].view(whole))
+    torch.mul(by_row(gy*conf), by_column(gx), out=out[1].view(whole))
+    return out
 
 # %% ../../nbs/2_branches/20_heatmaps.ipynb #7817312e
 def few_cells(
@@ -94,7 +100,7 @@ def render(
     if few_cells(conf, H, W, sigma):
         N, T, V = conf.shape
         out = xy.new_zeros(N, T, H, W, V) if out is None else out.zero_()
-        out.view(-1).scatter_add_(0, *boxes(xy, conf, H, W, sigma))
+        out.view(N*T, -1).scatter_add_(1, *boxes(xy, conf, H, W, sigma))
         return out
     gx = profile(xy[..., 0], W, sigma).transpose(-1, -2)  # (N,T,W,V)
     gy = (profile(xy[..., 1], H, sigma)*conf[..., None]).transpose(-1, -2)  # (N,T,H,V)
@@ -103,7 +109,7 @@ def render(
 # %% ../../nbs/2_branches/20_heatmaps.ipynb #82d248ab
 class Canvas:
     "Renders into one volume over and over. What a call gave is gone with the next call."
-    def __init__(self): self.volume = self.place = None
+    def __init__(self): self.volume = self.drawn = None
     def __reduce__(self): return Canvas, ()  # copied or sent to another process without its volume
 
     @torch.no_grad()
@@ -121,10 +127,10 @@ class Canvas:
         N, T, V = conf.shape
         kept = self.volume is not None and (self.volume.shape, self.volume.dtype) == ((N, T, H, W, V), xy.dtype)
         if not kept or self.volume.is_inference() != torch.is_inference_mode_enabled():  # such a tensor cannot be drawn on outside
-            self.volume = xy.new_zeros(N, T, H, W, V)
-        else: self.volume.view(-1).index_fill_(0, self.place, 0.)
-        self.place, value = boxes(xy, conf, H, W, sigma)
-        self.volume.view(-1).scatter_add_(0, self.place, value)
+            self.volume, self.drawn = xy.new_zeros(N, T, H, W, V), None
+        else: self.volume.view(N*T, -1).scatter_(1, self.drawn[0], self.drawn[1].zero_())
+        self.drawn = boxes(xy, conf, H, W, sigma, self.drawn)
+        self.volume.view(N*T, -1).scatter_add_(1, *self.drawn)
         return self.volume
 
 # %% ../../nbs/2_branches/20_heatmaps.ipynb #b691e46b
