@@ -112,6 +112,7 @@ def adapt(
     rounds: int|None = None, # None: as configured
     floors: np.ndarray|None = None, # (M,) tau of each network alone
     confusion: np.ndarray|None = None, # (K,K) of held-out source people
+    score: Callable[..., np.ndarray] = predict, # logits of clips; a caller who has scored them already may remember them
 ) -> Iterator[Round]: # after each round, `nets` hold the students
     "Adapt trained networks to unlabelled clips, round by round."
     prior = np.bincount(source.y, minlength=store.K)/len(source.y)
@@ -120,7 +121,7 @@ def adapt(
     if method in READS_TRUTH and not known:
         raise MgrError(f"{method} needs the labels of the unseen people", "choose another method")
     for r in range(1, (rounds or cfg.cmpl.rounds) + 1):
-        probs = np.stack([softmax(predict(net, name, store, unlabelled, cfg), temperature(name, net))
+        probs = np.stack([softmax(score(net, name, store, unlabelled, cfg), temperature(name, net))
                           for name, net in nets.items()])
         labels = {name: shot_labels(net, name, store, unlabelled, probs[m], cfg) if method == "shot" else
                   teach(method, m, probs, y_true, cfg, r, prior, weights, floors, confusion, seed)

@@ -272,16 +272,22 @@ def run_adapt(
         parts = {"adapted": split.target[first], "test": split.target[~first]}
     if len(split.val): parts["val"] = split.val
     unlabelled = parts.get("adapted", split.target)
+    logits, written = {}, []  # logits: of the networks as they stand, for students of one round are the teachers of the next
+
+    def score(net, b, store, clips, cfg):
+        key = b, clips.tobytes()
+        if key not in logits: logits[key] = predict(net, b, store, clips, cfg)
+        return logits[key]
 
     def temperature(b, net):  # again on validation people where there are some; else that of round 0 stands
         if not len(split.val): return choices.temperature[b]
-        return fit_temperature(predict(net, b, store, split.val, cfg), np.asarray(store.y)[split.val])
+        return fit_temperature(score(net, b, store, split.val, cfg), np.asarray(store.y)[split.val])
 
-    written = []
-    for done in adapt(nets, store, Labelled.of(store, split.source), unlabelled, cfg, plain, run.seed, temperature,
-                      choices.weights, folder/f"{method}{run.suffix}", run.rounds, choices.floors, choices.confusion):
+    for done in adapt(nets, store, Labelled.of(store, split.source), unlabelled, cfg, plain, run.seed, temperature, choices.weights,
+                      folder/f"{method}{run.suffix}", run.rounds, choices.floors, choices.confusion, score):
+        logits.clear()  # they were the teachers'
         for b, net in nets.items():
-            scores = {p: (i, predict(net, b, store, i, cfg)) for p, i in parts.items()}
+            scores = {p: (i, score(net, b, store, i, cfg)) for p, i in parts.items()}
             path = run.folder/f"{method}{run.suffix}-{done.number}"/f"{b}.json"
             written.append(write(task, path, b, scores, done.seconds[b], method, done.number,
                                  labels=(unlabelled, done.labels[b]), pseudo=done.diagnostics.get(b),
