@@ -38,6 +38,7 @@ def strip_frames(
     if T < 1: raise MgrError('a clip without frames cannot be drawn', 'skip it')
     return ((np.arange(columns) + .5) * T / columns).astype(int)
 
+# %% ../../nbs/7_evidence/74b_clip_figures.ipynb #db949808
 def skeleton_panel(
     ax, # axes to draw on
     joints, # (T,V,>=3) x, y in pixels and confidence last
@@ -59,6 +60,7 @@ def skeleton_panel(
     ax.spines[:].set_color('#cccccc')
     ax.spines[:].set_visible(True)
 
+# %% ../../nbs/7_evidence/74b_clip_figures.ipynb #dd445cf4
 @mpl.rc_context(style())
 def strip_figure(
     rows:dict, # label -> (T,H,W), (T,H,W,C) images, or a pair (joints (T,V,3), their layout)

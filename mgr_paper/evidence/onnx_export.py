@@ -198,6 +198,7 @@ def quietly():
             yield
     finally: logger.setLevel(level)
 
+# %% ../../nbs/7_evidence/79b_onnx.ipynb #9c00994a
 def compared(
     model: Deployed,
     file: Path, # .onnx

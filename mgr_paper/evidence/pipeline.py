@@ -155,6 +155,7 @@ def train_branch(
     history = fit(net, branch, task.store, Labelled.of(task.store, indices), task.cfg, seed, state=state)
     return net, history, history.seconds
 
+# %% ../../nbs/7_evidence/75_pipeline.ipynb #1486eb83
 def heldout_network(
     task: Task,
     branch: str,
@@ -182,6 +183,7 @@ def run_heldout(
     for state in states: state.unlink(missing_ok=True)
     return path
 
+# %% ../../nbs/7_evidence/75_pipeline.ipynb #a4b6bad4
 def run_source(
     task: Task,
     branch: str,

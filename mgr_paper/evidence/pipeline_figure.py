@@ -144,6 +144,7 @@ def pipeline_figure(
     _draw_loop(say, board, branches, middle, y - .4, foot + .06, answers, labels)
     return fig
 
+# %% ../../nbs/7_evidence/74g_pipeline_figure.ipynb #ebfc1ace
 def _draw_clip(place, say, board, clip, top, mid, low): # the left column: joints, frame, saliency
     frames = np.asarray(clip.frames)
     h = min(.84, _A[1]*frames.shape[1]/frames.shape[2])

@@ -190,6 +190,7 @@ tr + tr {{ border-top: 1px solid #ddd }} .note {{ background: #f6f1e4; padding: 
 </body></html>
 """
 
+# %% ../../nbs/7_evidence/79_predict.ipynb #8a45164b
 def picture(
     data: bytes,
     kind: str, # 'png' or 'jpeg'
@@ -217,6 +218,7 @@ def jpeg(
     im.save(out, "jpeg", quality=82)
     return out.getvalue()
 
+# %% ../../nbs/7_evidence/79_predict.ipynb #1253a7ce
 def report_page(
     name: str, # of the video
     facts: list[str], # sentences
@@ -281,6 +283,7 @@ def facts_of(
         out.append("The networks were trained on simulated data; what they say of real people means nothing.")
     return [*out, "Classes are those of trimmed clips: what none of them describes can still be called one of them."]
 
+# %% ../../nbs/7_evidence/79_predict.ipynb #9a9a7bf1
 def predict_video(
     video: Path,
     runs, # folder or shipped name of a vote, or folders of one or more trained or adapted runs

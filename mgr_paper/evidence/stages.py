@@ -143,6 +143,7 @@ def matching_runs(
                                "give runs of one data set, split and tier")
     return records
 
+# %% ../../nbs/7_evidence/77_stages.ipynb #4601d31e
 def adapt_runs(
     store: Path, # clip store
     folders: list[Path], # one trained run of every voting branch

@@ -173,6 +173,7 @@ def as_joints(
     x[..., 2] = x[..., 2].clip(0, 1)
     return x*(x[..., 2:] > 0)
 
+# %% ../../nbs/1_preprocessing/14_imigue.ipynb #2a480674
 MOST = 1 << 29 # bytes of a sheet unpacked; not in paper: an hour and a half of 137 points at 25 frames a second
 ODD, WIDE = re.compile(rb"r(?:=[' \t\n\r]|[ \t\n\r]=)"), re.compile(rb'r="[A-Z]{3}\d*')
 
@@ -192,6 +193,7 @@ def _check_sheet(
             if row > most: raise ValueError(f'a cell in row {row} of {len(text)} bytes')
             if wide := WIDE.search(text, start): raise ValueError(f'a cell in {wide[0][3:].decode()}')
 
+# %% ../../nbs/1_preprocessing/14_imigue.ipynb #2a62cba9
 def read_sheet(
     path, # <video>_openpose.xlsx
 ) -> np.ndarray: # (T,137,3) float32 pixels and confidence

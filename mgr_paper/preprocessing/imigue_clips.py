@@ -98,6 +98,7 @@ def crop_clips(
             s, held, cells = found
             yield s, crop_clip(held, cells, joints[s.start:s.end+1], lay, how)
 
+# %% ../../nbs/1_preprocessing/18c_imigue_clips.ipynb #ce001f19
 def gather(
     path, # video file
     spans:list, # of Span, in any order; they may overlap
@@ -194,6 +195,7 @@ def check_inside(
         raise MgrError(f'{outside.sum()/seen.sum():.0%} of the joints, up to {x[seen].max():.0f},{y[seen].max():.0f}, lie outside the '
                        f'{said.width}x{said.height} picture of {file.name}', 'joints and video must be of one size')
 
+# %% ../../nbs/1_preprocessing/18c_imigue_clips.ipynb #5a1b5554
 def read_clips(
     video:Video,
     person:str, # who is in it

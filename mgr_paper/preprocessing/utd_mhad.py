@@ -146,6 +146,7 @@ def unpacked_mat(
         out.append(part)
     return io.BytesIO(b''.join(out))
 
+# %% ../../nbs/1_preprocessing/16_utd_mhad.ipynb #ec780a54
 def read_mat(
     path:Path, # a .mat file
     key:str, # its variable

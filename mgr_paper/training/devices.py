@@ -222,6 +222,7 @@ def _first_failure(
 def _is_cut(e: BaseException) -> bool: # the connection to another process broke
     return isinstance(e, dist.DistError) or (isinstance(e, RuntimeError) and "gloo" in str(e))
 
+# %% ../../nbs/4_training/40c_devices.ipynb #9c143bb9
 def shared(
     work: Callable, # its first argument is a module
 ) -> Callable:
@@ -256,6 +257,7 @@ def _help(
         name, net, args, kwargs = said[0]
         SHARED[name](net.to(device), *args, **kwargs)
 
+# %% ../../nbs/4_training/40c_devices.ipynb #be34cbd6
 def lead(
     program: Callable, # what the main process does
 ):
