@@ -32,6 +32,7 @@ from pathlib import Path
 from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import fuzz_readers
 from fuzz_readers import FAULTY, READERS, Seed
 from mutations import mutate
 
@@ -39,7 +40,8 @@ SECONDS, START = 10, 180  # an input may take; a worker may take to import and t
 ROOM = 1 << 30  # bytes of address space above what the sound files need
 GROWTH = 256  # MB of real memory above that
 LONGEST = 2000  # letters of an error
-HARMLESS = [p for p in (sys.prefix, sys.base_prefix, str(Path(__file__).resolve().parent.parent), "/proc", "/sys", "/usr", "/dev/null", "/dev/urandom")]
+LIBRARY = str(Path(fuzz_readers.skeleton_files.__file__).resolve().parents[1])  # not always in the folder of the scripts
+HARMLESS = [p for p in (sys.prefix, sys.base_prefix, str(Path(__file__).resolve().parent.parent), LIBRARY, "/proc", "/sys", "/usr", "/dev/null", "/dev/urandom")]
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn", "os.startfile", "socket.connect",
           "socket.bind", "socket.getaddrinfo", "socket.sendto", "urllib.Request", "webbrowser.open", "pickle.find_class")
 TOUCHES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.chmod", "os.chown", "os.truncate", "shutil.rmtree",
