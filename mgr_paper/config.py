@@ -255,7 +255,7 @@ DATA = {
     **{d: {'split': 'people'} for d in DATA_SETS if d.startswith('videos')}}
 for d in DATA:
     if d in _SKELETON: DATA[d] = {'branches': ('joint', 'heatmap')} | DATA[d]
-_BRIEF = {'train.epochs': 9, **{f'train.{b}.epochs': n for b, n in dict(joint=10, heatmap=11, concat=10, mmtm=10).items()}}  # 3/5 of bench
+_BRIEF = {'synth.clips': (750, 150, 150, 400), 'train.epochs': 6, 'train.views': 1, 'cmpl.epochs': (1,)} | {f'train.{b}.epochs': 7 for b in ('joint', 'heatmap', 'concat', 'mmtm')}
 BOTH = {('quick', 'synth'): _SYNTH | _BRIEF, ('bench', 'synth'): _SYNTH}  # what holds for a tier on a data set only
 
 # %% ../nbs/01_config.ipynb #7a61ddac
