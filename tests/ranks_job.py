@@ -62,7 +62,7 @@ def train_once(case, store, state=None, stop=None, cfg=None):
 
 
 def plant(fault):
-    "One of the mistakes that several processes invite."
+    "One of the mistakes that several processes invite; or, for comparison, no mistake but another way of adding up."
     from mgr_paper.training import devices
     if fault == 'norm': devices.Share.batch_norm = lambda self, *args, **kwargs: torch.nn.functional.batch_norm(*args, **kwargs)
     elif fault == 'draws':  # every share draws as if it were the whole batch
@@ -85,7 +85,7 @@ def main(store, out, *cases):
     store, out = ClipStore(store), Path(out)
     for case in cases:
         name, _, fault = case.partition(':')
-        if fault: plant(fault)  # stands for the cases after it too
+        for f in filter(None, fault.split('+')): plant(f)  # stands for the cases after it too
         first = {f'grad.{k}': p.grad.numpy() for k, p in train_once(name, store, stop=1)[0].named_parameters() if p.grad is not None}
         net, rows, logits = train_once(name, store)
         if int(os.environ.get('RANK', 0)) == 0:

@@ -1,6 +1,6 @@
 """One training by several processes is that of one: real processes under `accelerate launch`, talking through gloo.
 
-Of gradients and losses: PyTorch's own batch norm on a processor is off by up to 3e-4 where it adds many float32 numbers (28,800 rows of the
+Of gradients and losses: PyTorch's own batch norm on a processor may add in float32, which shows where it adds many numbers (28,800 rows of the
 heatmap branch), and AdamW's first steps have the size of the learning rate however small a gradient is. So curves are compared twice:
 tightly with one process that has the same batch norm, which adds in double precision, and loosely with one that has PyTorch's. How far
 rounding alone goes is measured too: by one process whose convolutions add in another order."""
@@ -47,13 +47,12 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def ran(store):
-    "Cases by one process, and by two; the last ones with a planted fault."
+    "Cases by one process, and by two; the last ones with a planted fault, or with kernels that add in another order."
     folders = {n: store.path.parent/str(n) for n in ('one', 'same', 'two')}
     for f in folders.values(): f.mkdir()
     alone = lambda to, *cases: subprocess.run([sys.executable, HERE, store.path, folders[to], *cases], env=ENV, check=True)
     alone('one', *TIGHT)
-    alone('one', 'mmtm:rounding')
-    alone('same', *(f'{c}:same-norm' for c in TIGHT))
+    alone('same', *(f'{c}:same-norm' for c in TIGHT), 'mmtm:same-norm+rounding')
     done = launch(HERE, store.path, folders['two'], *TIGHT, 'joint:norm')
     assert done.returncode == 0, done.stderr
     def read(to, case):
@@ -72,6 +71,7 @@ def gap(one, two):
             abs(a['logits'] - b['logits']).max())
 
 
+# Measured on the machine of figures/benchmarks, printed by the tests: MMTM 3e-6, 0, 7e-6, 2e-5 tightly and 1e-3, 4e-7, 8e-3, 1e-2 loosely.
 TIGHT = {'joint': (1e-4, 1e-6, 1e-5, 1e-5), 'heatmap': (1e-4, 1e-6, 1e-5, 1e-5), 'r2plus1d': (1e-4, 1e-6, 1e-3, 2e-3),
          'mmtm': (1e-4, 1e-6, 1e-3, 2e-3)}
 LOOSE = {'joint': (1e-4, 1e-5, 2e-3, 1e-3), 'heatmap': (2e-2, 1e-5, 1e-2, 1e-2), 'r2plus1d': (1e-2, 1e-5, 5e-2, .2),
@@ -88,8 +88,10 @@ def test_two_processes_give_the_curve_of_one(ran, case):
     assert (a.argmax(1) == b.argmax(1)).mean() > .95
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='this PyTorch has no second set of kernels')
 def test_two_processes_are_nearer_than_rounding(ran):
-    two, rounding = gap(ran('same', 'mmtm:same-norm'), ran('two', 'mmtm')), gap(ran('one', 'mmtm'), ran('one', 'mmtm:rounding'))
+    two, rounding = (gap(ran('same', 'mmtm:same-norm'), ran(*c)) for c in (('two', 'mmtm'), ('same', 'mmtm:same-norm+rounding')))
+    print('two processes', *(f'{v:.1e}' for v in two), 'other kernels', *(f'{v:.1e}' for v in rounding))
     assert 10*two[2] < rounding[2] and 10*two[3] < rounding[3], (two, rounding)
 
 

@@ -112,7 +112,7 @@ def adapt(
     rounds: int|None = None, # None: as configured
     floors: np.ndarray|None = None, # (M,) tau of each network alone
     confusion: np.ndarray|None = None, # (K,K) of held-out source people
-    score: Callable[..., np.ndarray] = predict, # logits of clips; a caller who has scored them already may remember them
+    score: Callable[..., np.ndarray] = predict, # (net, branch, store, clips, cfg) -> logits (n,K); who remembers must forget at each yield
 ) -> Iterator[Round]: # after each round, `nets` hold the students
     "Adapt trained networks to unlabelled clips, round by round."
     prior = np.bincount(source.y, minlength=store.K)/len(source.y)

@@ -55,7 +55,7 @@ def boxes(
     H: int,
     W: int,
     sigma: float, # grid pixels
-    out: tuple[Tensor, Tensor]|None = None, # of an earlier call, written over if it has this size
+    out: tuple[Tensor, Tensor]|None = None, # of an earlier call of the same type on the same device, written over if it has this size
 ) -> tuple[Tensor, Tensor]: # (N*T,k*k*V) places in the flat (H,W,V) of a frame, and what to add there
     "The boxes of all joints. What lies outside its box or the picture is sent to the first place, with nothing to add."
     N, T, V = conf.shape
@@ -100,7 +100,7 @@ def render(
     if few_cells(conf, H, W, sigma):
         N, T, V = conf.shape
         out = xy.new_zeros(N, T, H, W, V) if out is None else out.zero_()
-        out.view(N*T, -1).scatter_add_(1, *boxes(xy, conf, H, W, sigma))
+        out.view(N*T, H*W*V).scatter_add_(1, *boxes(xy, conf, H, W, sigma))
         return out
     gx = profile(xy[..., 0], W, sigma).transpose(-1, -2)  # (N,T,W,V)
     gy = (profile(xy[..., 1], H, sigma)*conf[..., None]).transpose(-1, -2)  # (N,T,H,V)
@@ -108,8 +108,8 @@ def render(
 
 # %% ../../nbs/2_branches/20_heatmaps.ipynb #82d248ab
 class Canvas:
-    "Renders into one volume over and over. What a call gave is gone with the next call."
-    def __init__(self): self.volume = self.drawn = None
+    "Renders into one volume over and over. What a call gave is to be read only, and gone with the next call."
+    def __init__(self): self.volume = self.drawn = None  # drawn: the places and values of `boxes`
     def __reduce__(self): return Canvas, ()  # copied or sent to another process without its volume
 
     @torch.no_grad()
@@ -128,9 +128,9 @@ class Canvas:
         kept = self.volume is not None and (self.volume.shape, self.volume.dtype) == ((N, T, H, W, V), xy.dtype)
         if not kept or self.volume.is_inference() != torch.is_inference_mode_enabled():  # such a tensor cannot be drawn on outside
             self.volume, self.drawn = xy.new_zeros(N, T, H, W, V), None
-        else: self.volume.view(N*T, -1).scatter_(1, self.drawn[0], self.drawn[1].zero_())
+        else: self.volume.view(N*T, H*W*V).scatter_(1, self.drawn[0], self.drawn[1].zero_())
         self.drawn = boxes(xy, conf, H, W, sigma, self.drawn)
-        self.volume.view(N*T, -1).scatter_add_(1, *self.drawn)
+        self.volume.view(N*T, H*W*V).scatter_add_(1, *self.drawn)
         return self.volume
 
 # %% ../../nbs/2_branches/20_heatmaps.ipynb #b691e46b
@@ -157,7 +157,7 @@ def random_crop(
     grid: Tensor, # (N,T,V,2) grid pixels
     H: int,
     W: int,
-    area: float, # least share of the box that is shown, 1: all of it
+    area: float, # a, least share of the box before a side is cut at it; 1: all of it
 ) -> Tensor: # (N,T,V,2) grid pixels of the part that is shown; drawn from torch's generator
     "The same random part of the box for all frames of a clip."
     if area >= 1: return grid

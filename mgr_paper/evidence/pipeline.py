@@ -262,24 +262,24 @@ def run_adapt(
     store, split, run, choices = task.store, task.split, task.run, make_choices(task)
     cfg = override(task.cfg, {"cmpl.tau": choices.tau})
     folder, nets = task.work/run.folder, {}
-    first = replace(run, kind="source", variant=trained_as(run.variant))
+    taught = replace(run, kind="source", variant=trained_as(run.variant))
     for b in DATA[run.data].branches:
         nets[b] = make_network(b, store, cfg, run.seed)
-        nets[b].load_state_dict(load_tensors(folder/f"source{first.suffix}"/f"{b}.safetensors")[0])
+        nets[b].load_state_dict(load_tensors(folder/f"source{taught.suffix}"/f"{b}.safetensors")[0])
     parts = {"test": split.target}
     plain, half, people = method.partition("-inductive")
     if half:
         who, videos = (np.asarray(a)[split.target] for a in (store.subjects, store.videos))
-        first = half_of_people(who, run.seed) if people else half_of(who, videos, run.seed)
-        parts = {"adapted": split.target[first], "test": split.target[~first]}
+        adapted = half_of_people(who, run.seed) if people else half_of(who, videos, run.seed)
+        parts = {"adapted": split.target[adapted], "test": split.target[~adapted]}
     if len(split.val): parts["val"] = split.val
     unlabelled = parts.get("adapted", split.target)
-    logits, written = {}, []  # logits: of the networks as they stand, for students of one round are the teachers of the next
+    remembered, written = {}, []
 
-    def score(net, b, store, clips, cfg):
+    def score(net, b, store, clips, cfg):  # students of one round are the teachers of the next
         key = b, clips.tobytes()
-        if key not in logits: logits[key] = predict(net, b, store, clips, cfg)
-        return logits[key]
+        if key not in remembered: remembered[key] = predict(net, b, store, clips, cfg)
+        return remembered[key]
 
     def temperature(b, net):  # again on validation people where there are some; else that of round 0 stands
         if not len(split.val): return choices.temperature[b]
@@ -287,7 +287,7 @@ def run_adapt(
 
     for done in adapt(nets, store, Labelled.of(store, split.source), unlabelled, cfg, plain, run.seed, temperature, choices.weights,
                       folder/f"{method}{run.suffix}", run.rounds, choices.floors, choices.confusion, score):
-        logits.clear()  # they were the teachers'
+        remembered.clear()  # it was of the teachers
         for b, net in nets.items():
             scores = {p: (i, score(net, b, store, i, cfg)) for p, i in parts.items()}
             path = run.folder/f"{method}{run.suffix}-{done.number}"/f"{b}.json"
