@@ -51,7 +51,7 @@ browser: $(STAMP) ## Chromium for the tests that open the docs site and JupyterL
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get install -y -qq chromium >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }; \
 	  else $(BIN)/playwright install chromium; fi; }
 
-paper: $(STAMP) ## tables and figures of the quick tier (half an hour on two recent cores)
+paper: $(STAMP) ## tables and figures of the quick tier (half an hour on two cores)
 	@$(BIN)/mgr-paper reproduce --tier quick $(ARGS)
 	@echo "Tables and figures: figures/   Records, scores and executed notebooks: runs/"
 

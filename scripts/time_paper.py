@@ -1,6 +1,6 @@
 """How long `reproduce` takes beside the work that its records hold, again with nothing to do, and after a change to the fusion alone.
 
-    python scripts/time_paper.py                    # quick tier on simulated data (half an hour to two); writes figures/benchmarks/paper.*
+    python scripts/time_paper.py                    # quick tier on simulated data (half an hour); writes figures/benchmarks/paper.*
     python scripts/time_paper.py --tier smoke       # a few minutes, to try it
     python scripts/time_paper.py --project DIR      # a clone in which `make paper` has run: its time is read from its log
 
