@@ -90,7 +90,7 @@ def follow(
             log.write(line)
             before, ended = watch.total, watch.read(line)
             if watch.total > 1 and not before and not dry:  # what is done already is not counted
-                console.print(f"{watch.total - 1} steps to do", markup=False, highlight=False)
+                console.print(f"{watch.total - 1} steps to do; Ctrl-C stops, and the same command goes on", markup=False, highlight=False)
             if m := re.match(r"(?:local)?rule (\w+):", line):
                 watch.began[m[1]] = time.monotonic()
                 bar.update(task, description=f"at work on {readable(m[1])}")
