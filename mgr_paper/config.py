@@ -255,8 +255,8 @@ DATA = {
     **{d: {'split': 'people'} for d in DATA_SETS if d.startswith('videos')}}
 for d in DATA:
     if d in _SKELETON: DATA[d] = {'branches': ('joint', 'heatmap')} | DATA[d]
-_BRIEF = {'synth.clips': (750, 150, 150, 400), 'train.epochs': 6, 'train.views': 1, 'cmpl.epochs': (1,)} | {f'train.{b}.epochs': 7 for b in ('joint', 'heatmap', 'concat', 'mmtm')}
-BOTH = {('quick', 'synth'): _SYNTH | _BRIEF, ('bench', 'synth'): _SYNTH}  # what holds for a tier on a data set only
+_BRIEF = {'synth.clips': (600, 150, 220, 400), 'train.views': 1} | {k: -(-3*v//5) for k, v in _SYNTH.items() if k.startswith('train') and k.endswith('epochs')}
+BOTH = {('quick', 'synth'): _SYNTH | _BRIEF | {'cmpl.epochs': (1,)}, ('bench', 'synth'): _SYNTH}  # what holds for a tier on a data set only
 
 # %% ../nbs/01_config.ipynb #7a61ddac
 @cache  # the batch graph asks thousands of times

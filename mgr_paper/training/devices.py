@@ -95,7 +95,7 @@ class Gather(torch.autograd.Function):
     def backward(ctx, grad): return dist.get_world_size()*grad[ctx.own], None
 
 # %% ../../nbs/4_training/40c_devices.ipynb #40d00014
-def _sums_in(x: Tensor) -> torch.dtype: # PyTorch's own may add in float32 on a CPU too
+def _sums_in(x: Tensor) -> torch.dtype: # in double on a CPU, where PyTorch's own batch norm may add in float32
     return torch.float64 if x.device.type == "cpu" else torch.promote_types(x.dtype, torch.float32)
 
 class WholeNorm(torch.autograd.Function):
