@@ -42,6 +42,21 @@ def test_steps_of_a_log(tmp_path):
     assert PAPER["steps"](log) == []
 
 
+def test_calls_count_until_one_has_no_failed_step(tmp_path, monkeypatch):
+    "A table that failed is made by a second call, whose time is the reader's too; calls after that are not."
+    folder = tmp_path/"runs"/"quick"/"logs"
+    folder.mkdir(parents=True)
+    (tmp_path/"figures"/"quick"/"records").mkdir(parents=True)
+    (tmp_path/PAPER["FUSION"]).parent.mkdir(parents=True)
+    (tmp_path/PAPER["FUSION"]).write_text("")
+    for i, text in enumerate((LOG.replace("source__synth__subjects__seed0__concat", "table__f9"), LOG.replace("Error in rule", "rule"), "Nothing to be done.")):
+        (folder/f"synth-2026112{i}-203208-1.log").write_text(text)
+    monkeypatch.setitem(PAPER["measure"].__globals__, "reproduce", lambda *a: 1.)
+    rows = PAPER["measure"](tmp_path, "quick", "synth", 1)
+    assert [r["number"] for r in rows if r["call"] == "from nothing" and r["kind"] == "call"] == [0, 1]
+    assert [r["failed"] for r in rows if r["step"] == "table__f9"] == [1]
+
+
 def test_a_summary_counts_every_second_once():
     "Two trainings side by side: by the clock they take half the time that they take together."
     rows = [dict(call="from nothing", number=0, step="store__synth", kind="store", start_s=0, end_s=100),
