@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from mgr_paper.config import settings
 from mgr_paper.core import root
 from mgr_paper.evidence.experiments import table_files
+from mgr_paper.evidence.reproduce import lives
 
 HERE, BENCH = root(), settings().figures/"bench"
 CALL = [sys.executable, "-c", "from mgr_paper.cli import main; main()", "reproduce"]
@@ -118,3 +120,50 @@ def test_training_killed_in_the_middle_gives_the_same_scores(tmp_path):
     one, two = (sorted(p.relative_to(f) for p in (f/"figures"/"smoke"/"records").rglob("*.npz")) for f in folders.values())
     assert one == two and one
     for p in one: assert (folders["left alone"]/p).read_bytes() == (folders["killed"]/p).read_bytes(), p
+
+
+
+TWO = """
+rule all:
+    input: "a", "b"
+for name in ("a", "b"):
+    rule:
+        name: name
+        input: [f"files/{'x'*100}{i}" for i in range(1000)]  # an error lists them: more than a pipe holds unread
+        output: name
+        params: begun=f"{name}.begun"
+        shell: "sleep 1000 & echo $$ $! > {params.begun}.new; mv {params.begun}.new {params.begun}; wait; touch {output}"
+"""
+ENDED = """
+import os, signal, sys
+from pathlib import Path
+from rich.console import Console
+from mgr_paper.core import MgrError, Terminated
+from mgr_paper.evidence.reproduce import call
+def end(number, frame): raise Terminated
+signal.signal(signal.SIGTERM, end)
+if "deaf" in sys.argv: signal.signal(signal.SIGINT, signal.SIG_IGN)
+command = [sys.executable, "-m", "snakemake", "--nolock", "--keep-going", "--printshellcmds", "--cores", "1"]
+try: call(command, dict(os.environ), Path("log"), [], Console())
+except MgrError as e: print(e)
+"""
+
+
+@pytest.mark.parametrize("how", ["", "deaf"])  # deaf: a script's background process does not hear Ctrl-C, and neither does Snakemake
+def test_a_request_to_end_waits_for_no_run(tmp_path, how):
+    (tmp_path/"Snakefile").write_text(TWO)
+    (tmp_path/"files").mkdir()
+    for i in range(1000): (tmp_path/"files"/f"{'x'*100}{i}").touch()
+    deadline = time.monotonic() + 120
+    with subprocess.Popen([sys.executable, "-c", ENDED, how], cwd=tmp_path, env=environment(HERE), text=True,
+                          stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            while not (begun := list(tmp_path.glob("*.begun"))) and process.poll() is None and time.monotonic() < deadline: time.sleep(.05)
+            process.terminate()
+            said, _ = process.communicate(timeout=120)
+        finally:
+            if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
+    assert begun and "interrupted" in said, said
+    assert list(tmp_path.glob("*.begun")) == begun and not (tmp_path/"a").exists() and not (tmp_path/"b").exists()
+    pids = map(int, begun[0].read_text().split())
+    assert not [pid for pid in pids if psutil.pid_exists(pid) and lives(psutil.Process(pid))]

@@ -173,3 +173,11 @@ def test_made_from_the_graphs_networks(tmp_path):
     shutil.copy(to.with_name("joint.safetensors"), to)
     with pytest.raises(MgrError, match="is a network of joint"): script["make"]("utd-mhad", records, work, tmp_path/"x")
     assert not (tmp_path/"x"/"utd-mhad").exists()
+
+
+@pytest.mark.parametrize("words", ["submit synth --out x.csv --fill 99", "submit synth --out x.txt", "fuse synth/joint synth/joint --out v",
+                                   "fuse synth/joint utd-mhad/joint --out v"])
+def test_a_refusal_shows_no_card(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = ask(*words.split())
+    assert said.exit_code == 2 and "shipped weights" not in said.output and not any(tmp_path.iterdir())

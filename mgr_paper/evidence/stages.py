@@ -107,13 +107,14 @@ def train_run(
     cfg = tier_config(tier, data, {
         "split": choose(split or DATA[data].splits[0], DATA[data].splits, f"split of {data}")} | changes)
     if "layout" not in changes and lacking(store.meta.layout, cfg.layout): cfg = override(cfg, {"layout": store.meta.layout})
-    if init is not None: announce([init := find_run(init)])
     from mgr_paper.evidence import pipeline, steps  # here, because voting needs no torch
     run = Run("source", data, cfg.split, cfg.long_tail, seed, branch)
+    if init is not None: init = find_run(init)
     begun = None if init is None else pipeline.started_from(init)["sha256"]
     with (atomic_path(out) as tmp,  # takes its name last: a kill in between leaves nothing beside a finished folder
           unfinished_work(out, steps.modules(run), to_dict(cfg), store.fingerprint, branch, seed, begun) as work):
         task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", work, changes, now(), init)
+        if init is not None: announce([init])
         move_record(pipeline.run_source(task, branch), tmp/"record")
         shutil.move(work/run.folder/"source"/f"{branch}.safetensors", tmp/"network.safetensors")
         if not len(task.split.val):
@@ -152,7 +153,6 @@ def adapt_runs(
 ) -> list[dict]: # records, round by round
     "Let trained networks label the unseen people's clips for each other, and learn from it."
     store, out, folders = open_store(store), new_folder(out), [find_run(f) for f in folders]
-    announce(folders)
     records = matching_runs(folders, ("data", "split", "seed", "config", "method"))
     first, branches = records[0], DATA[records[0]["data"]["name"]].branches
     if first["method"] != "source":
@@ -173,6 +173,7 @@ def adapt_runs(
     with (atomic_path(out) as tmp, unfinished_work(out, made_from, to_dict(cfg), method, [r["branch"] for r in records]) as work):
         task = pipeline.Task(run, cfg, store, open_split(run, store), tmp/"records", work, first["parameters_requested"], now())
         for f, r in zip(folders, records): lay_out(task, f, r["branch"])
+        announce(folders)
         pipeline.run_adapt(task, method)
         for r in range(1, run.rounds + 1):
             for f, b in zip(folders, [r["branch"] for r in records]):
@@ -215,7 +216,6 @@ def fuse_runs(
 ) -> dict: # record
     "A calibrated, weighted vote of runs."
     folders, out = [find_run(f) for f in folders], new_folder(out)
-    announce(folders)
     if len(folders) < 2: raise MgrError(f"{len(folders)} run cannot vote", "give two or more")
     for i, f in enumerate(folders):
         if f.resolve() in [g.resolve() for g in folders[:i]]: raise MgrError(f"{f} would vote twice", "give every run once")
@@ -226,6 +226,7 @@ def fuse_runs(
         for f, s in zip(folders, part):
             if not np.array_equal(s["clip_id"], part[0]["clip_id"]):
                 raise MgrError(f"{f} and {folders[0]} scored different clips", "give runs of the same split")
+    announce(folders)
     T, weights = fit_vote([s["logits"] for s in val], val[0]["y"], cfg.fusion)
     p = vote(np.stack([softmax(s["logits"], t) for s, t in zip(test, T)]), weights)
     logits, y = np.log(np.maximum(p, 1e-6)).astype(np.float16), test[0]["y"]  # as they will be read again
@@ -248,10 +249,11 @@ def evaluate_run(
     folder: Path, # of a run, or the name of a shipped one
 ) -> tuple[dict, dict[str, Interval]]: # record with its metrics computed again, intervals of micro- and macro-F1
     "Compute the metrics of a run again from its scores."
-    announce([folder := find_run(folder)])
+    folder = find_run(folder)
     record, s = run_record(folder), scores_of(folder, "test")
     if (s["y"] < 0).any():
         raise MgrError(f"{folder} scored clips whose labels are not published", "write a challenge file: mgr-paper submit")
+    announce([folder])
     groups = (s["subject_id"], s["video_id"])
     found = metrics(softmax(s["logits"]), s["y"], counts=record["extra"].get("counts"))
     return record | {"metrics": found}, {k: bootstrap(k, s["y"], s["logits"].argmax(1), groups=groups)

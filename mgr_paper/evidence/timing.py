@@ -40,9 +40,9 @@ def side_by_side(
     "Measure some ways in turn."
     if rounds < 1 or not ways: raise MgrError(f"{len(ways)} ways in {rounds} rounds cannot be compared", "give one or more of each")
     for way in ways.values(): way()
-    t = np.empty((len(ways), rounds))
+    t, order = np.empty((len(ways), rounds)), [*enumerate(ways.values())]
     for j in range(rounds):
-        for i, way in enumerate(ways.values()):
+        for i, way in np.roll(np.array(order, object), -j, 0):
             start = time.perf_counter()
             way()
             t[i, j] = time.perf_counter() - start
