@@ -55,7 +55,7 @@ if FIGURES_ONLY:
     if not RECORDS: raise MgrError(f"no records of {DATA} in {settings().figures/TIER/'records'}", "leave out --only figures to make them")
 else:
     RECORDS = [near(p) for run in RUNS for p in graph.outputs(run, TIER) if p.suffix in (".json", ".npz")]
-SHOWN = [p for p in RECORDS if Path(p).parent.name in ("source", "heldout") and "@" not in p] # what a figure of clips can say of networks
+SHOWN = [p for p in RECORDS if Path(p).parent.name in ("source", "heldout", "cmpl-1") and "@" not in p] # what a figure of clips can say of networks
 TABLES = tables_of(DATA)
 CHOSEN = [name for name in TABLES if name in only or not set(only) - {"figures"}]
 CHOSEN = [name for name in CHOSEN if HAVE_STORE or not TABLES[name].store]

@@ -522,6 +522,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'mgr_paper/evidence/experiments.py'),
                                                 'mgr_paper.evidence.experiments.runs': ( '7_evidence/experiments.html#runs',
                                                                                          'mgr_paper/evidence/experiments.py'),
+                                                'mgr_paper.evidence.experiments.section_of': ( '7_evidence/experiments.html#section_of',
+                                                                                               'mgr_paper/evidence/experiments.py'),
                                                 'mgr_paper.evidence.experiments.store_path': ( '7_evidence/experiments.html#store_path',
                                                                                                'mgr_paper/evidence/experiments.py'),
                                                 'mgr_paper.evidence.experiments.table_files': ( '7_evidence/experiments.html#table_files',

@@ -1,6 +1,7 @@
 "The graph is killed, and goes on; a notebook that fails is kept and stops no other; figures come back byte for byte."
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -121,6 +122,14 @@ def test_training_killed_in_the_middle_gives_the_same_scores(tmp_path):
     assert one == two and one
     for p in one: assert (folders["left alone"]/p).read_bytes() == (folders["killed"]/p).read_bytes(), p
 
+
+
+def test_the_picture_of_the_method_waits_for_the_labels_it_shows(clone):
+    done = subprocess.run([sys.executable, "-m", "snakemake", "--nolock", "--dry-run", "--config", "tier=smoke", "data=synth", "only=f1_pipeline"],
+                          env=environment(clone), cwd=clone, capture_output=True, text=True)
+    rule = re.search(r"rule table__f1_pipeline:\n    input: (.*)", done.stdout + done.stderr)
+    assert done.returncode == 0 and rule, done.stderr
+    for b in ("joint", "heatmap", "r2plus1d"): assert f"/seed0/cmpl-1/{b}.json" in rule[1]
 
 
 TWO = """

@@ -167,6 +167,8 @@ def test_a_run_is_submitted(tmp_path, run, listed):
     assert "own clips only" in submit_run(folder, tmp_path/"Submission.zip", "2023")["checked"]
     (tmp_path/"more.txt").write_text("\n".join(IDS + ["0099_0"]))
     with pytest.raises(MgrError, match=r"more.txt asks for 1 clips that .*run has not scored, the first is '0099_0'"): submit_run(folder, tmp_path/"x.csv", test_list=tmp_path/"more.txt")
+    with pytest.raises(MgrError, match="more.txt is the test list itself"): submit_run(folder, tmp_path/"more.txt", test_list=tmp_path/"more.txt", fill=0)
+    assert (tmp_path/"more.txt").read_text().endswith("0099_0")
     write_record(folder/"record.json", **record | {"extra": {"classes": ["wave", "clap"]}})
     with pytest.raises(MgrError, match="2 classes"): submit_run(folder, tmp_path/"x.csv")
     with pytest.raises(MgrError, match="no run folder"): submit_run(tmp_path/"none", tmp_path/"x.csv")

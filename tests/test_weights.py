@@ -176,8 +176,15 @@ def test_made_from_the_graphs_networks(tmp_path):
 
 
 @pytest.mark.parametrize("words", ["submit synth --out x.csv --fill 99", "submit synth --out x.txt", "fuse synth/joint synth/joint --out v",
-                                   "fuse synth/joint utd-mhad/joint --out v"])
+                                   "fuse synth/joint utd-mhad/joint --out v", "fuse synth synth/joint --out v"])
 def test_a_refusal_shows_no_card(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = ask(*words.split())
     assert said.exit_code == 2 and "shipped weights" not in said.output and not any(tmp_path.iterdir())
+
+
+def test_a_copy_does_not_vote_again(tmp_path):
+    shutil.copytree(find_run("synth/joint"), tmp_path/"copy")
+    with pytest.raises(MgrError, match="copy and .*joint hold the same scores and would vote twice"): fuse_runs(["synth/joint", tmp_path/"copy"], tmp_path/"v")
+    with pytest.raises(MgrError, match="is a vote itself"): fuse_runs(["synth", "synth/joint"], tmp_path/"v")
+    assert not (tmp_path/"v").exists()

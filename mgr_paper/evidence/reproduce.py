@@ -65,6 +65,8 @@ def check_request(
             raw = None
         if raw and data == "utd-mhad": find_trials(raw)  # raises where there is nothing to read
         if raw and data.startswith("imigue"): find_videos(raw)
+    for place in folders():
+        if place.exists() and not place.is_dir(): raise MgrError(f"{place} is no folder", "mend runs or figures in settings.ini")
     work = folders()[1]
     if (free := free_gb(work)) < DISK_GB[tier]:
         raise MgrError(f"{free:.1f} GB are free for {work}, tier {tier} needs about {DISK_GB[tier]}",

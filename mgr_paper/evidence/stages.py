@@ -220,12 +220,17 @@ def fuse_runs(
     for i, f in enumerate(folders):
         if f.resolve() in [g.resolve() for g in folders[:i]]: raise MgrError(f"{f} would vote twice", "give every run once")
     records = matching_runs(folders)
+    for f, r in zip(folders, records):
+        if r["branch"] == "vote": raise MgrError(f"{f} is a vote itself", "give the runs of its networks")
     first, cfg = records[0], from_dict(records[0]["config"], RunConfig)
     val, test = ([scores_of(f, part) for f in folders] for part in ("val", "test"))
     for part in (val, test):
         for f, s in zip(folders, part):
             if not np.array_equal(s["clip_id"], part[0]["clip_id"]):
                 raise MgrError(f"{f} and {folders[0]} scored different clips", "give runs of the same split")
+    for i, s in enumerate(test):
+        if twin := [f for f, t in zip(folders[:i], test) if np.array_equal(s["logits"], t["logits"])]:
+            raise MgrError(f"{folders[i]} and {twin[0]} hold the same scores and would vote twice", "give every run once")
     announce(folders)
     T, weights = fit_vote([s["logits"] for s in val], val[0]["y"], cfg.fusion)
     p = vote(np.stack([softmax(s["logits"], t) for s, t in zip(test, T)]), weights)

@@ -274,6 +274,8 @@ def submit_run(
     clips, y, filled = list(map(str, s["clip_id"])), s["logits"].argmax(1), []
     if test_list is not None:
         name = "the test list" if isinstance(test_list, (list, tuple, np.ndarray)) else test_list
+        if name == test_list and Path(out).exists() and Path(out).samefile(test_list):
+            raise MgrError(f"{out} is the test list itself", "choose another name for the submission")
         test_list = asked_clips(test_list)
         filled = left_to_fill(test_list, clips, name, folder, fill is not None)
     y = np.concatenate([y, np.full(len(filled), fill or 0, y.dtype)])
