@@ -53,7 +53,6 @@ browser: $(STAMP) ## Chromium for the tests that open the docs site and JupyterL
 
 paper: $(STAMP) ## tables and figures of the quick tier (half an hour on two cores)
 	@$(BIN)/mgr-paper reproduce --tier quick $(ARGS)
-	@echo "Tables and figures: figures/   Records, scores and executed notebooks: runs/"
 
 test: test-notebooks test-python ## all tests: library notebooks, then tests/
 
