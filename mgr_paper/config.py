@@ -305,18 +305,17 @@ def _parsed(path, base, text):
         main, at = dict(ini['reproduce']), lambda p: base/Path(p).expanduser()
         plans, grids = (sections(word, lambda v: tuple(v.split())) for word in ('plan', 'grid'))
         roots = {choose(d, DATA, f'data set in [roots] of {path.name}'): at(p) for d, p in ini['roots'].items()}
-        fit = dict.fromkeys(('jobs', 'threads'), lambda v: v.isdecimal() and 0 < int(v[:5]) < 10_000) | dict.fromkeys(('runs', 'figures'), bool)
-        if odd := [f'{k} = {main[k]}' for k in fit if not fit[k](main[k])]: raise ValueError(odd[0])
+        odd = [k for k in ('jobs', 'threads') if not (main[k].isdecimal() and 0 < int(main[k]) < 10_000)] + [k for k in ('runs', 'figures') if not main[k]]
+        if odd: raise ValueError(f'{odd[0]} = {main[odd[0]]}')
         main |= {k: int(main[k]) for k in ('jobs', 'threads')} | {k: at(main[k]) for k in ('runs', 'figures')}
         choose(main['tier'], TIERS, 'tier'); choose(main['data'], DATA, 'data set')
     except (configparser.Error, KeyError, ValueError, RuntimeError) as e:  # the last one: a ~ of nobody
         raise MgrError(f'{path.name} cannot be read: {"no "*isinstance(e, KeyError)}{e}', 'mend or add the line it names; jobs and threads are whole numbers, 1 or more, runs and figures folders') from e
     for k in main: choose(k, Reproduction.__dataclass_fields__, f'key in [reproduce] of {path.name}')
     for s in ini.sections(): choose((s.split() or [''])[0], ('reproduce', 'roots', 'plan', 'grid'), f'section of {path.name}')
-    for p in plans:
-        if len(p) != 2: raise MgrError(f'[plan {" ".join(p)}] names no tier and data set', 'write [plan TIER DATA]')
-    for p in grids:
-        if len(p) != 3: raise MgrError(f'[grid {" ".join(p)}] names no table, tier and data set', 'write [grid TABLE TIER DATA]')
+    for p in (*plans, *grids):
+        if p in plans and len(p) != 2: raise MgrError(f'[plan {" ".join(p)}] names no tier and data set', 'write [plan TIER DATA]')
+        if p in grids and len(p) != 3: raise MgrError(f'[grid {" ".join(p)}] names no table, tier and data set', 'write [grid TABLE TIER DATA]')
     for *_, tier, data in (*plans, *grids): choose(tier, TIERS, 'tier'), choose(data, DATA, 'data set')
     return Reproduction(**main, roots=roots, plans=plans, grids=grids)
 
