@@ -123,7 +123,6 @@ def test_training_killed_in_the_middle_gives_the_same_scores(tmp_path):
     for p in one: assert (folders["left alone"]/p).read_bytes() == (folders["killed"]/p).read_bytes(), p
 
 
-
 def test_the_picture_of_the_method_waits_for_the_labels_it_shows(clone):
     done = subprocess.run([sys.executable, "-m", "snakemake", "--nolock", "--dry-run", "--config", "tier=smoke", "data=synth", "only=f1_pipeline"],
                           env=environment(clone), cwd=clone, capture_output=True, text=True)

@@ -123,7 +123,7 @@ def section_of(
     "A plan or grid as it is meant, or the line that cannot be meant."
     where = f"[{name}] of settings.ini"
     for key in words: choose(key, known, f"key of {where}")
-    for key in needed:
+    for key in (*needed, *(key for key in NUMBERS if key in words)):
         if not words.get(key): raise MgrError(f"{where} has no {key}", f"add a line such as {key} = {NUMBERS.get(key, '...')}")
     for key, least in NUMBERS.items():
         for word in words.get(key, ()):

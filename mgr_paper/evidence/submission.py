@@ -273,8 +273,8 @@ def submit_run(
         raise MgrError(f"no class has the number {fill}", f"give 0 to {len(CLASSES) - 1}")
     clips, y, filled = list(map(str, s["clip_id"])), s["logits"].argmax(1), []
     if test_list is not None:
-        name = "the test list" if isinstance(test_list, (list, tuple, np.ndarray)) else test_list
-        if name == test_list and Path(out).exists() and Path(out).samefile(test_list):
+        name = "the test list" if isinstance(test_list, (list, tuple, np.ndarray)) else Path(test_list)
+        if isinstance(name, Path) and name.exists() and Path(out).exists() and name.samefile(out):
             raise MgrError(f"{out} is the test list itself", "choose another name for the submission")
         test_list = asked_clips(test_list)
         filled = left_to_fill(test_list, clips, name, folder, fill is not None)
