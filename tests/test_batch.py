@@ -56,8 +56,8 @@ def test_dry_run_counts_the_plan(clone, tier, data):
 
 def test_one_table_needs_no_other(clone):
     code, out, err = reproduce(clone, "--tier", "quick", "--data", "synth", "--only", "f1_pipeline", "--dry-run")
-    trained = sum(r.kind == "source" and not r.variant for r in runs("quick", "synth"))  # it shows their answers
-    assert code == 0 and out.strip() == f"1 store, {trained} source, 1 table would run.", out + err
+    shown = Counter(r.kind for r in runs("quick", "synth") if not r.variant and (r.kind == "source" or (r.kind, r.what) == ("adapt", "cmpl")))  # networks' answers, and labels
+    assert shown["adapt"] and code == 0 and out.strip() == f"1 store, {shown['source']} source, {shown['adapt']} adapt, 1 table would run.", out + err
 
 
 def test_figures_from_records_that_are_there_train_nothing(clone):
