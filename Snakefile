@@ -9,6 +9,7 @@
 # inputs of the runs: votes and tables are computed again from the scores on disk, so a change there trains nothing.
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 from mgr_paper.config import data_root, settings, tier_config
@@ -27,6 +28,7 @@ TRAINING = {  # of one run; memory in MB, time in minutes. Only a cluster's sche
     "bench": dict(gpu=1, mem_mb=6000, runtime=240), "paper": dict(gpu=1, mem_mb=48000, runtime=2880)}[TIER]
 
 
+@cache  # a big plan names the same files in every rule
 def near(path):
     "Relative to the project where possible, so that a moved clone keeps its memory of what is done."
     path = Path(path)
@@ -104,7 +106,7 @@ for table in CHOSEN:
         name: f"table__{table}"
         input:
             nb=notebook(table), lib=[near(p) for p in graph.table_modules()],
-            data=[near(STORE/"store.json"), *SHOWN] if TABLES[table].store else RECORDS
+            data=[near(STORE/"store.json"), *SHOWN] if TABLES[table].store else [p for p in RECORDS if p.endswith(".json")]  # a run writes its .npz before
         output: [near(p) for p in table_files(table, TIER, DATA)]
         log: notebook=near(settings().runs/TIER/"tables"/DATA/f"{table}.ipynb")
         params: given=given(tier=TIER, data=DATA)
