@@ -929,6 +929,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mgr_paper/evidence/stages.py'),
                                            'mgr_paper.evidence.stages.move_record': ( '7_evidence/stages.html#move_record',
                                                                                       'mgr_paper/evidence/stages.py'),
+                                           'mgr_paper.evidence.stages.new_file': ( '7_evidence/stages.html#new_file',
+                                                                                   'mgr_paper/evidence/stages.py'),
                                            'mgr_paper.evidence.stages.new_folder': ( '7_evidence/stages.html#new_folder',
                                                                                      'mgr_paper/evidence/stages.py'),
                                            'mgr_paper.evidence.stages.open_store': ( '7_evidence/stages.html#open_store',

@@ -9,7 +9,7 @@ from mgr_paper.batch import run_notebook
 from mgr_paper.core import MgrError
 
 BENCHMARKS = Path(__file__).resolve().parent.parent/'nbs'/'benchmarks'
-TINY = dict(tiers={'small': 'smoke'}, clips={'small': 3}, views={'small': 2}, rounds=2, threads=1)
+TINY = dict(tiers={'small': 'smoke'}, clips={'small': 3}, views={'small': 2}, rounds={'small': 2}, threads=1)
 
 
 def run(name, folder, **given):

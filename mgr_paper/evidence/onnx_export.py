@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import mgr_paper
 from ..config import FUSED
 from ..core import MgrError, atomic_path, choose, rng
-from .stages import run_record, scores_of
+from .stages import new_file, run_record, scores_of
 from .weights import announce, card_of, find_run
 from .windows import Voter, voting_folders
 from ..fusion.calibrate import fit_temperature
@@ -221,8 +221,7 @@ def write_onnx(
 ) -> dict: # file, megabytes, inputs, largest differences
     "Export, compare with torch, and only then give the file its name."
     for name in ("onnx", "onnxscript", "onnxruntime"): needed(name)
-    out, free = Path(out), torch.export.Dim.DYNAMIC
-    if out.exists(): raise MgrError(f"{out} exists already", "choose another file, or remove it")
+    out, free = new_file(out), torch.export.Dim.DYNAMIC
     x = example_inputs(model.kinds, record, 2, 23)
     shapes = tuple({i: free for i in range(len(DIMS[k]))} for k in model.kinds)
     outputs = ["logits", "probabilities"] if len(model.nets) == 1 else ["probabilities"]
@@ -284,5 +283,5 @@ def export_run(
     "A run as a file for deployment."
     choose(kind, ("onnx",), "export format")
     record = run_record(find_run(run))
-    out = out or Path(f"{record['data']['name']}-{record['branch']}.onnx")
+    out = new_file(out or f"{record['data']['name']}-{record['branch']}.onnx")  # told before networks are loaded
     return (export_vote if record["branch"] == "vote" else export_branch)(run, out)

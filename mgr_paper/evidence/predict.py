@@ -298,7 +298,7 @@ def predict_video(
     video, out = Path(video), new_folder(out)
     if threshold is not None and not 0 <= threshold <= 1:
         raise MgrError(f"threshold {threshold} is no confidence", "give a number from 0 to 1")
-    probe(video)  # a wrong file is told before networks are loaded
+    window_spans(1, 1., window_s, stride_s), probe(video)  # what is wrong is told before networks are loaded, and an hour of poses
     panel = open_panel(runs, precision)
     name = video.name.encode("utf-8", "backslashreplace").decode()  # a name may hold bytes that are no text
     for left in panel.left_out: print(f"{left['name']} does not vote on {name}: it {left['why']}")

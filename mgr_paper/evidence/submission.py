@@ -19,7 +19,7 @@ import numpy as np
 
 from ..core import MgrError, atomic_path, choose
 from ..reading import check_members
-from .stages import run_record, scores_of
+from .stages import new_file, run_record, scores_of
 from .weights import announce, find_run
 from ..preprocessing.store import ClipStore
 from ..preprocessing.synth import CLASSES
@@ -278,6 +278,7 @@ def submit_run(
             raise MgrError(f"{out} is the test list itself", "choose another name for the submission")
         test_list = asked_clips(test_list)
         filled = left_to_fill(test_list, clips, name, folder, fill is not None)
+    new_file(out)
     y = np.concatenate([y, np.full(len(filled), fill or 0, y.dtype)])
     report = write_submission(clips + filled, y, out, style, test_list)
     announce([folder])
