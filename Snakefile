@@ -22,7 +22,8 @@ only = [name for name in str(config.get("only", "")).split(",") if name]
 FIGURES_ONLY = "figures" in only  # from the records that are there: no run rule exists
 CFG, THREADS = tier_config(TIER, DATA), settings().threads
 MGR = f"{shlex.quote(sys.executable)} -c 'from mgr_paper.cli import main; main()'"  # the command, also where no script was installed
-ASK = f"{shlex.quote(sys.executable)} -I -S {shlex.quote(str(graph.LIBRARY/'evidence'/'ask.py'))}"  # the same, by a process that has its imports, if there is one
+# the same command, by a process that has its imports, if there is one
+ASK = f"{shlex.quote(sys.executable)} -I -S {shlex.quote(str(graph.LIBRARY/'evidence'/'ask.py'))}"
 TRAINING = {  # of one run; memory in MB, time in minutes. Only a cluster's scheduler looks at gpu and time
     "smoke": dict(gpu=0, mem_mb=2000, runtime=10), "quick": dict(gpu=0, mem_mb=3000, runtime=60),
     "bench": dict(gpu=1, mem_mb=6000, runtime=240), "paper": dict(gpu=1, mem_mb=48000, runtime=2880)}[TIER]
@@ -106,7 +107,7 @@ for table in CHOSEN:
         name: f"table__{table}"
         input:
             nb=notebook(table), lib=[near(p) for p in graph.table_modules()],
-            data=[near(STORE/"store.json"), *SHOWN] if TABLES[table].store else [p for p in RECORDS if p.endswith(".json")]  # a run writes its .npz before
+            data=[near(STORE/"store.json"), *SHOWN] if TABLES[table].store else RECORDS
         output: [near(p) for p in table_files(table, TIER, DATA)]
         log: notebook=near(settings().runs/TIER/"tables"/DATA/f"{table}.ipynb")
         params: given=given(tier=TIER, data=DATA)

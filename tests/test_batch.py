@@ -56,7 +56,8 @@ def test_dry_run_counts_the_plan(clone, tier, data):
 
 def test_one_table_needs_no_other(clone):
     code, out, err = reproduce(clone, "--tier", "quick", "--data", "synth", "--only", "f1_pipeline", "--dry-run")
-    shown = Counter(r.kind for r in runs("quick", "synth") if not r.variant and (r.kind == "source" or (r.kind, r.what) == ("adapt", "cmpl")))  # networks' answers, and labels
+    shown = Counter(r.kind for r in runs("quick", "synth")  # it shows networks' answers, and the labels of CMPL
+                    if not r.variant and (r.kind == "source" or (r.kind, r.what) == ("adapt", "cmpl")))
     assert shown["adapt"] and code == 0 and out.strip() == f"1 store, {shown['source']} source, {shown['adapt']} adapt, 1 table would run.", out + err
 
 

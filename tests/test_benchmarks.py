@@ -9,7 +9,8 @@ from mgr_paper.batch import run_notebook
 from mgr_paper.core import MgrError
 
 BENCHMARKS = Path(__file__).resolve().parent.parent/'nbs'/'benchmarks'
-TINY = dict(tiers={'small': 'smoke'}, clips={'small': 3}, views={'small': 2}, rounds={'small': 2}, threads=1)
+TINY = dict(tiers={'small': 'smoke', 'full': 'smoke'}, clips={'small': 3, 'full': 2}, views={'small': 2, 'full': 1},
+            alone={'small': True, 'full': False}, rounds={'small': 2, 'full': 1}, threads=1)
 
 
 def run(name, folder, **given):
@@ -69,8 +70,17 @@ def inference(tmp_path_factory):
 def test_inference_at_a_tiny_size(inference):
     folder, made = inference
     rows = read(folder/'inference.csv')
-    assert set(made) == {'.csv', '.md', '.svg', '.png'} and len(rows) == (5*2 + 4 + 1)*2  # torch together and alone, reading, video; two rounds
+    assert set(made) == {'.csv', '.md', '.svg', '.png'} and len(rows) == (5*2 + 4 + 1)*2 + 5 + 4 + 1  # torch together and alone, reading, video; two rounds
     assert '| torch | vote of four | 3 |' in made['.md'].decode() and '| torch | sum of its branches | 1 |' in made['.md'].decode()
+    assert {r['at_once'] for r in rows if r['networks'] == 'full'} == {'2'} and 'frames; 1 round.' in made['.md'].decode()
+
+
+@pytest.mark.parametrize('changes, said', [
+    (dict(alone={'small': False, 'full': False}), 'small networks average several views'),
+    (dict(rounds={'small': 2}), 'rounds says nothing of the full networks')])
+def test_inference_refuses_what_it_could_not_compare(tmp_path, changes, said):
+    with pytest.raises(MgrError, match=said): run('inference', tmp_path, measure=True, **TINY | changes)
+    assert not list(tmp_path.glob('inference.*'))
 
 
 def test_files_that_say_something_else_are_found(inference, tmp_path):
@@ -85,7 +95,7 @@ def test_files_that_say_something_else_are_found(inference, tmp_path):
 def test_inference_with_files(tmp_path):
     run('inference', tmp_path, measure=True, **TINY)
     rows = read(tmp_path/'inference.csv')
-    assert len([r for r in rows if r['engine'] == 'onnxruntime']) == 5*2*2 and all(float(r['difference']) < 1e-4 for r in rows if r['engine'] == 'onnxruntime')
+    assert len([r for r in rows if r['engine'] == 'onnxruntime']) == 5*2*2 + 5 and all(float(r['difference']) < 1e-4 for r in rows if r['engine'] == 'onnxruntime')
 
 
 def test_a_benchmark_that_was_never_run_says_so(tmp_path):

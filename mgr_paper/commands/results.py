@@ -17,7 +17,7 @@ from .ground import command, show, words
 @command("submit runs/vote --out prediction.csv --test-list sample_submission.csv")
 def submit(
     run: Annotated[Path, typer.Argument(help="Folder that train, adapt or fuse wrote, or the name of shipped weights.")],
-    out: Annotated[Path, typer.Option(help="File to write: .csv, or .zip of it.")],
+    out: Annotated[Path, typer.Option(help="New file: .csv, or .zip of it.")],
     style: Annotated[str, typer.Option(
         help="2023 (CodaLab) or 2025 (Kaggle).", autocompletion=words("2023", "2025"))] = "2025",
     test_list: Annotated[Path|None, typer.Option(help="csv whose first column holds the clips in the wanted order.")] = None,

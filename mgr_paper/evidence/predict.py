@@ -25,7 +25,7 @@ from ..core import MgrError, atomic_path, progress
 from .figures import canvas, must_have, settle, style, ticks
 from .stages import new_folder
 from .weights import card_of
-from .windows import VIEWED, Panel, from_kinect, open_panel, score_windows, window_spans
+from .windows import VIEWED, Panel, check_windows, from_kinect, open_panel, score_windows, window_spans
 from ..preprocessing.frames import Probe, count_frames, frames, probe, write_video
 from ..preprocessing.layouts import PART_COLOUR, layout
 
@@ -298,7 +298,8 @@ def predict_video(
     video, out = Path(video), new_folder(out)
     if threshold is not None and not 0 <= threshold <= 1:
         raise MgrError(f"threshold {threshold} is no confidence", "give a number from 0 to 1")
-    window_spans(1, 1., window_s, stride_s), probe(video)  # what is wrong is told before networks are loaded, and an hour of poses
+    check_windows(window_s, stride_s)
+    probe(video)  # a wrong file is told before networks are loaded
     panel = open_panel(runs, precision)
     name = video.name.encode("utf-8", "backslashreplace").decode()  # a name may hold bytes that are no text
     for left in panel.left_out: print(f"{left['name']} does not vote on {name}: it {left['why']}")

@@ -42,7 +42,8 @@ def new_file(
     path: Path, # what a command will write
 ) -> Path: # the same
     "Refuse to write over anything."
-    if (path := Path(path)).exists(): raise MgrError(f"{path} exists already", "choose another name, or remove it")
+    path = Path(path)
+    if path.exists() or path.is_symlink(): raise MgrError(f"{path} exists already", "choose another name, or remove it")
     return path
 
 def open_store(

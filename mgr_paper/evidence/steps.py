@@ -90,7 +90,7 @@ def modules(
     "The parts of the library that decide a run's numbers."
     parts = {"preprocessing/layouts", "preprocessing/store", "preprocessing/augment",
              "losses/class_weights", "losses/long_tail", "losses/semantic",
-             "training/batches", "training/devices", "training/train"}
+             "training/average", "training/batches", "training/devices", "training/train"}
     parts |= {f"branches/{p}" for b in held(run) for p in BRANCH_PARTS[b]}
     if run.what in DATA[run.data].fused: parts.add("branches/feature_fusion")
     protocol = {"utd-mhad": "utd_mhad", "smg": "smg"}.get(run.data, "imigue_splits" if run.data.startswith("imigue") else "ma52")

@@ -215,7 +215,7 @@ def write_submission(
     test_list = None, # as for `check_submission`; None: the clips themselves, in the order of videos
     K: int = len(CLASSES), # classes
 ) -> dict: # of `check_submission`, and the path
-    "Write a submission that `check_submission` accepts, or nothing."
+    "Write a submission that `check_submission` accepts, or nothing; a file that is there is replaced."
     s, path, y = STYLES[choose(style, STYLES, "submission style")], Path(path), np.asarray(y)
     clips = [str(c) for c in clip_ids]
     if y.shape != (len(clips),) or not np.issubdtype(y.dtype, np.integer):
@@ -258,7 +258,7 @@ def left_to_fill(
 # %% ../../nbs/7_evidence/78_submission.ipynb #d2a4b7de
 def submit_run(
     folder: Path, # of a run: trained, adapted or a vote
-    out: Path, # .csv or .zip
+    out: Path, # new file, .csv or .zip
     style: str = "2025", # a key of STYLES
     test_list = None, # as for `check_submission`; None: the clips that the run scored
     fill: int|None = None, # class of clips on the list that the run could not score; None: they are an error

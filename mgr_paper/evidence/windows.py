@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST_CALLS', 'VIEWED', 'MOST', 'AT_ONCE', 'floor_curve', 'confidence_floor', 'Voter', 'Panel', 'from_kinect',
-           'unseen_input', 'voting_folders', 'same_clips', 'open_panel', 'combine', 'window_spans', 'crop_like',
-           'window_clips', 'make_networks', 'score_windows']
+           'unseen_input', 'voting_folders', 'same_clips', 'open_panel', 'combine', 'check_windows', 'window_spans',
+           'crop_like', 'window_clips', 'make_networks', 'score_windows']
 
 # %% ../../nbs/7_evidence/78b_windows.ipynb #971ce429
 import tempfile
@@ -172,6 +172,15 @@ def combine(
     return softmax(np.log(np.maximum(p, 1e-12)), panel.temperature)
 
 # %% ../../nbs/7_evidence/78b_windows.ipynb #2a3d7ab3
+def check_windows(
+    window_s: float,
+    stride_s: float,
+):
+    "Refuse windows that leave gaps or never move on."
+    if not 0 < stride_s <= window_s:
+        raise MgrError(f"windows of {window_s} s every {stride_s} s",
+                       "give a stride above 0 and no longer than the window")
+
 def window_spans(
     T: int, # frames of the video
     fps: float,
@@ -179,9 +188,7 @@ def window_spans(
     stride_s: float = .5,
 ) -> np.ndarray: # (W,2) first frame, and frame after the last
     "Where the windows lie."
-    if not 0 < stride_s <= window_s:
-        raise MgrError(f"windows of {window_s} s every {stride_s} s",
-                       "give a stride above 0 and no longer than the window")
+    check_windows(window_s, stride_s)
     n, step = max(1, round(window_s*fps)), max(1, round(stride_s*fps))
     starts = list(range(0, max(T - n, 0) + 1, step))
     if starts[-1] + n < T: starts.append(T - n)

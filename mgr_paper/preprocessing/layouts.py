@@ -194,7 +194,7 @@ def convert(
     if lack := lacking(source, target):
         lack = ', '.join(lack[:4])+(' and more' if len(lack) > 4 else '')
         raise MgrError(f'{source} cannot become {target}: no {lack}', 'start from a richer layout, such as openpose137')
-    out = np.take(joints, [src.joints.index(n) if n in src.joints else 0 for n in dst.joints], axis=-2)
+    out = np.take(joints, [src.joints.index(n) if n in src.joints else 0 for n in dst.joints], axis=-2)  # contiguous, as joints[..., i, :] is not
     for n in set(dst.joints)-set(src.joints):
         out[..., dst.index(n), :] = head_top(joints, src) if n == 'Head' else _point(joints, src, n)
     return out

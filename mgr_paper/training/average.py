@@ -6,33 +6,34 @@
 __all__ = ['Average']
 
 # %% ../../nbs/4_training/40d_average.ipynb #40d78a3e
+from itertools import chain
+
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ..core import MgrError
 
 # %% ../../nbs/4_training/40d_average.ipynb #40d731e7
 class Average(ModelEmaV3):
     "The running average of a network in training: `update(net, step)` after each step, `module` holds it."
     def __init__(self,
-        net: nn.Module, # on its device
-        decay: float, # in [0,1]
+        net: nn.Module, # on its device; of float32 weights
+        decay: float, # d
     ):
+        if not 0 <= decay <= 1: raise MgrError(f"decay {decay} of the running average", "give 0 to 1")
         super().__init__(net, decay=decay, use_warmup=True)
-        self.means, self.counts = [], []
-
-    def find(self,
-        net: nn.Module,
-    ):
-        "Lay the tensors of average and network side by side: those to average, and those to copy."
-        pairs = [*zip(self.module.state_dict().values(), net.state_dict().values(), strict=True)]
-        self.means = [*map(list, zip(*(p for p in pairs if p[0].is_floating_point())))]
-        self.counts = [p for p in pairs if not p[0].is_floating_point()]
+        self.of = [net]  # in a list: not a part of this module
+        tensors = lambda m: [(part, name, v) for part in m.modules() for name, v in chain(
+            part.named_parameters(recurse=False), part.named_buffers(recurse=False))]
+        places = [(mine, part, name) for (*_, mine), (part, name, _) in zip(tensors(self.module), tensors(net), strict=True)]
+        self.means, self.counts = ([p for p in places if p[0].is_floating_point() == real] for real in (True, False))
 
     def apply_update_(self,
-        net: nn.Module, # the one given in the beginning, at every step
+        net: nn.Module, # the one given in the beginning
         decay: float, # of this step
     ):
         "Timm's hook: move every tensor towards the network's, copy what is counted."
-        if not self.means: self.find(net)
-        get_ema_multi_avg_fn(decay)(*self.means, None)
-        for mine, own in self.counts: mine.copy_(own)
+        if net is not self.of[0]: raise MgrError("the running average of another network", "make one for each network")
+        get_ema_multi_avg_fn(decay)([mine for mine, *_ in self.means], [getattr(part, name) for _, part, name in self.means], None)
+        for mine, part, name in self.counts: mine.copy_(getattr(part, name))

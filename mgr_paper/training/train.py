@@ -108,16 +108,15 @@ def step_seed(
     seed: int, # of the run
     step: int, # optimiser step
 ) -> int: # for `reseed`
-    "The seed of everything torch draws in one step, so that a resumed run draws the same."
+    "The seed of what torch draws in one step, so that a resumed run draws the same."
     return (seed*1_000_003 + step*7919 + 12345) % 2**31
 
 def reseed(
     seed: int,
-    device: torch.device, # that of the network; torch.manual_seed asks every kind, and keeps a stack trace for each that has not begun
+    device: torch.device, # that of the network
 ):
-    "Begin the random numbers of the processor and of one device anew."
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu": torch.get_device_module(device).manual_seed(seed)
+    "Begin torch's random numbers anew, without torch.manual_seed's visit to every kind of device where there is but the processor."
+    (torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed)(seed)
 
 def augment(
     branch: str,
@@ -166,7 +165,8 @@ def make_optimizer(
     lr = recipe.lr*lr_scale
     groups = param_groups_weight_decay(net, recipe.weight_decay)
     if extra is not None and [*extra.parameters()]: groups += param_groups_weight_decay(extra, recipe.weight_decay)
-    opt = torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over each tensor instead of ten
+    fused = all(p.is_contiguous() for group in groups for p in group["params"])  # on a CPU its moments would else resume in another layout
+    opt = torch.optim.AdamW(groups, lr=lr, fused=fused)
     warm = round(min(1., recipe.warmup/recipe.epochs)*steps)
     return opt, CosineLRScheduler(opt, t_initial=max(2, steps), lr_min=lr/100, warmup_t=warm, warmup_lr_init=lr/10,
                                   t_in_epochs=False)
@@ -282,7 +282,7 @@ def fit(
     loaders, share = [s.loader(start, stop, recipe.workers) for s in sets], Share.of([s.n for s in sets], *shard) if together() else None
     model = here.prepare(net)
     model.train()
-    learned = [*model.parameters()]
+    weights = [*model.parameters()]
     if recipe.compile: model = compiled(model, here.device)
     run = share.whole(model) if share else model
     for step, *batches in zip(progress(range(start, stop), f"{name}, seed {seed}"), *loaders):
@@ -294,7 +294,7 @@ def fit(
                               recipe.precision, here.device, extra, step/steps)
         opt.zero_grad(set_to_none=True)
         loss.backward()
-        if recipe.grad_clip: nn.utils.clip_grad_norm_(learned, recipe.grad_clip)
+        if recipe.grad_clip: nn.utils.clip_grad_norm_(weights, recipe.grad_clip)
         opt.step()
         if ema is not None: ema.update(net, step=step)
         history.append(row | {"lr": opt.param_groups[0]["lr"]})
