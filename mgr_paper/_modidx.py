@@ -987,6 +987,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'mgr_paper.evidence.stats.units': ('7_evidence/stats.html#units', 'mgr_paper/evidence/stats.py')},
             'mgr_paper.evidence.steps': { 'mgr_paper.evidence.steps._folders': ( '7_evidence/steps.html#_folders',
                                                                                  'mgr_paper/evidence/steps.py'),
+                                          'mgr_paper.evidence.steps.contents': ( '7_evidence/steps.html#contents',
+                                                                                 'mgr_paper/evidence/steps.py'),
                                           'mgr_paper.evidence.steps.decisive': ( '7_evidence/steps.html#decisive',
                                                                                  'mgr_paper/evidence/steps.py'),
                                           'mgr_paper.evidence.steps.executed': ( '7_evidence/steps.html#executed',

@@ -199,6 +199,19 @@ variants = default crop-full
     assert bystander.exists()
 
 
+def test_a_grid_of_no_table_is_named(monkeypatch):
+    "Its runs would be trained and shown nowhere."
+    from dataclasses import replace
+    from mgr_paper.core import MgrError
+    from mgr_paper.evidence import reproduce as command
+    said = settings()
+    def ask(table):
+        monkeypatch.setattr(command, "settings", lambda: replace(said, grids={(table, "smoke", "synth"): {}}))
+        command.check_request("smoke", "synth", (), "local", None)
+    ask("t3-rounds")
+    with pytest.raises(MgrError, match=r"unknown table of \[grid t22 smoke synth\] 't22', did you mean 't2'"): ask("t22")
+
+
 @pytest.mark.parametrize("failed,only,calls", [
     (["source__synth__subjects__seed0__joint"], (), 2), (["table__t0_main"], (), 1), (["source__synth__subjects__seed0__joint"], ("t0_main",), 1), ([], (), 1)])
 def test_tables_do_not_wait_for_a_run_that_failed(clone, monkeypatch, capsys, failed, only, calls):

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from ..config import TIERS, data_root, settings, tier_config
 from ..core import MgrError, Terminated, choose, locked, root as project
-from .experiments import DATA, Run, runs, store_path, tables_of
+from .experiments import DATA, TABLES, Run, runs, store_path, tables_of
 from .page import write_page
 from .steps import folders, stores
 from .warm import warm
@@ -50,6 +50,8 @@ def check_request(
     "Refuse a request that cannot be fulfilled, before any work."
     choose(tier, TIERS, "tier"), choose(data, DATA, "data set"), runs(tier, data)
     for name in only: choose(name, ("figures", *tables_of(data)), "table or figure")
+    for table, *where in settings().grids:  # t3-rounds is a further grid of t3
+        choose(table.partition("-")[0], dict.fromkeys(t.partition("_")[0] for t in TABLES), f"table of [grid {table} {' '.join(where)}]")
     if not (project()/"Snakefile").is_file():
         raise MgrError(f"no Snakefile in {project()}", "run this inside a clone of the project, or set MGR_ROOT")
     choose(profile, [p.name for p in (project()/"profiles").iterdir()], "profile")

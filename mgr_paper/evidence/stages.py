@@ -83,12 +83,16 @@ def unfinished_work(
     *said, # whatever else decides it
 ):  # yields a folder that may hold what the same command did before it was killed
     "Keep what is done so far until all is done, for one process at a time."
-    from mgr_paper.evidence.steps import forget_stale
+    from mgr_paper.evidence.steps import contents, forget_stale
     home = out.with_name(f".{out.name}.unfinished")
+    stamp = home/"stamp"
     worth = lambda p: p.suffix == ".state" or re.fullmatch(r"r\d+", p.parent.name)
     with locked(home/"lock", f"another run is at work on {out}"):
         try:
-            forget_stale([home/"work"], made_from, home/"stamp", *said)
+            if any(map(worth, home.rglob("*"))) and not (stamp.exists() and stamp.read_text() == contents(made_from, *said)):
+                raise MgrError(f"{home} keeps an unfinished run of that name, begun with other settings, data or program",
+                               "give what it was begun with, choose another name, or remove that folder")
+            forget_stale([home/"work"], made_from, stamp, *said)
             yield home/"work"
         except BaseException:
             if not any(map(worth, home.rglob("*"))): shutil.rmtree(home, ignore_errors=True)

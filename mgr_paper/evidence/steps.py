@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ADAPTING', 'LIBRARY', 'BRANCH_PARTS', 'folders', 'identifier', 'rule_name', 'executed', 'outputs', 'needs', 'held',
            'modules', 'decisive', 'store_modules', 'table_modules', 'stores', 'store_rule', 'store_words', 'unfinished',
-           'forget_stale', 'run_step']
+           'contents', 'forget_stale', 'run_step']
 
 # %% ../../nbs/7_evidence/76_steps.ipynb #f1be40f4
 import hashlib
@@ -164,6 +164,13 @@ def unfinished(
     if run.kind == "rehearse": return [folder/f"{run.what}{run.suffix}-{k}" for k in (0, 1)]
     return [folder/f"source{run.suffix}"/f"{run.what}.state"] if run.kind == "source" else [folder/f"{run.what}{run.suffix}"]
 
+def contents(
+    made_from: list[Path], # files
+    *more, # whatever else decides what is made from them: parameters, settings
+) -> str:
+    "A fingerprint of what work was begun with."
+    return fingerprint([[str(p), hashlib.sha256(Path(p).read_bytes()).hexdigest()] for p in made_from], *more)
+
 def forget_stale(
     work: list[Path], # files and folders of unfinished work
     made_from: list[Path], # files that it was begun with
@@ -171,7 +178,7 @@ def forget_stale(
     *more, # whatever else decides it: parameters, settings
 ) -> bool: # something was forgotten
     "Remove unfinished work that was begun with other inputs."
-    now = fingerprint([[str(p), hashlib.sha256(Path(p).read_bytes()).hexdigest()] for p in made_from], *more)
+    now = contents(made_from, *more)
     stale = [Path(p) for p in work if Path(p).exists()] if not stamp.exists() or stamp.read_text() != now else []
     for p in stale: shutil.rmtree(p) if p.is_dir() else p.unlink()
     with atomic_path(stamp) as tmp: tmp.write_text(now)

@@ -177,6 +177,7 @@ def check_windows(
     stride_s: float,
 ):
     "Refuse windows that leave gaps or never move on."
+    if not window_s > 0: raise MgrError(f"a window of {window_s} s", "give a length above 0")
     if not 0 < stride_s <= window_s:
         raise MgrError(f"windows of {window_s} s every {stride_s} s",
                        "give a stride above 0 and no longer than the window")
