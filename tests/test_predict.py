@@ -68,7 +68,7 @@ def test_windows_cover_every_frame(T, fps, window, stride):
 
 @pytest.mark.parametrize("window, stride", [(2., 0.), (2., -1.), (1., 2.), (0., 0.)])
 def test_windows_that_make_no_sense(window, stride):
-    with pytest.raises(MgrError, match="windows of"): window_spans(100, 25., window, stride)
+    with pytest.raises(MgrError, match="windows of" if window else "a window of 0.0 s"): window_spans(100, 25., window, stride)
 
 
 def test_cut_windows_show_their_own_frames(tmp_path):
