@@ -935,6 +935,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mgr_paper/evidence/stages.py'),
                                            'mgr_paper.evidence.stages.open_store': ( '7_evidence/stages.html#open_store',
                                                                                      'mgr_paper/evidence/stages.py'),
+                                           'mgr_paper.evidence.stages.outside_stores': ( '7_evidence/stages.html#outside_stores',
+                                                                                         'mgr_paper/evidence/stages.py'),
                                            'mgr_paper.evidence.stages.run_record': ( '7_evidence/stages.html#run_record',
                                                                                      'mgr_paper/evidence/stages.py'),
                                            'mgr_paper.evidence.stages.scores_of': ( '7_evidence/stages.html#scores_of',

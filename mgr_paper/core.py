@@ -59,14 +59,15 @@ def progress(
     iterable:Iterable|None=None, # what to walk through; None for a bar moved by hand
     desc:str='', # label before the bar
     total:int|None=None, # number of steps when `iterable` has no length
+    begun:int=0, # steps done before, which `total` counts too
 ): # a tqdm bar
     "A progress bar with remaining time; silent in tests and batches."
     empty = hasattr(iterable, '__len__') and not len(iterable)  # such a bar would stand at 0 % for ever
     if empty or any(os.environ.get(k) not in (None, '', '0') for k in ('IN_TEST', 'MGR_BATCH')):
         from tqdm import tqdm  # the plain one: the notebook's bar would leave a widget even when disabled
-        return tqdm(iterable, desc=desc, total=total, disable=True)
+        return tqdm(iterable, desc=desc, total=total, initial=begun, disable=True)
     from tqdm.auto import tqdm
-    return tqdm(iterable, desc=desc, total=total)
+    return tqdm(iterable, desc=desc, total=total, initial=begun)
 
 # %% ../nbs/00_core.ipynb #e0bd64d0
 _ROOM, _SHUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}, {errno.EROFS, errno.EACCES, errno.EPERM}

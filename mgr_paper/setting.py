@@ -6,7 +6,7 @@
 __all__ = ['SOURCES', 'setting', 'Config', 'names', 'override', 'read', 'to_dict', 'from_dict', 'sources']
 
 # %% ../nbs/00b_setting.ipynb #f45070a6
-import difflib, json, types, typing
+import difflib, json, re, types, typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from .core import MgrError, choose
 
@@ -57,6 +57,7 @@ class Config:
                 kind = getattr(f.type, '__name__', f.type) if not typing.get_args(f.type) else f.type
                 raise MgrError(f'{name} = {value!r} has the wrong type', f'give {kind}') from None
             for v in value if isinstance(value, tuple) else (value,):
+                if v != v: raise MgrError(f'{name} = {value!r} holds no number', 'give one')
                 if f.metadata.get('choices'): choose(v, f.metadata['choices'], name)
                 low, high = f.metadata.get('low'), f.metadata.get('high')
                 if v is not None and ((low is not None and v < low) or (high is not None and v > high)):
@@ -99,7 +100,9 @@ def override(
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
             raise MgrError(f'unknown setting {name!r}', f"nearest: {', '.join(near) or 'none'}")
-        cfg = _set(cfg, name.split('.'), value)
+        try: cfg = _set(cfg, name.split('.'), value)
+        except MgrError as e:  # it knows the class of the settings, whoever set them their dotted name
+            raise MgrError(re.sub(r'\w*Config\.\w+', name, e.what, count=1), e.remedy) from None
     return cfg
 
 # %% ../nbs/00b_setting.ipynb #34eb2325

@@ -147,27 +147,31 @@ import os, signal, sys
 from pathlib import Path
 from rich.console import Console
 from mgr_paper.core import MgrError, Terminated
-from mgr_paper.evidence.reproduce import call
+from mgr_paper.evidence import reproduce
+reproduce.GRACE = float(sys.argv[2])
 def end(number, frame): raise Terminated
 signal.signal(signal.SIGTERM, end)
 if "deaf" in sys.argv: signal.signal(signal.SIGINT, signal.SIG_IGN)
 command = [sys.executable, "-m", "snakemake", "--nolock", "--keep-going", "--printshellcmds", "--cores", "1"]
-try: call(command, dict(os.environ), Path("log"), [], Console())
+try: reproduce.call(command, dict(os.environ), Path("log"), [], Console())
 except MgrError as e: print(e)
 """
 
 
-@pytest.mark.parametrize("how", ["", "deaf"])  # deaf: a script's background process does not hear Ctrl-C, and neither does Snakemake
-def test_a_request_to_end_waits_for_no_run(tmp_path, how):
+@pytest.mark.parametrize("how,number,grace", [
+    ("", signal.SIGTERM, 30),
+    ("deaf", signal.SIGTERM, 30),  # a script's background process does not hear Ctrl-C, and neither does Snakemake
+    ("", signal.SIGINT, 1)], ids=["", "deaf", "no keyboard"])  # sent to the one process, which first gives the others time to end as at Ctrl-C
+def test_a_request_to_end_waits_for_no_run(tmp_path, how, number, grace):
     (tmp_path/"Snakefile").write_text(TWO)
     (tmp_path/"files").mkdir()
     for i in range(1000): (tmp_path/"files"/f"{'x'*100}{i}").touch()
     deadline = time.monotonic() + 120
-    with subprocess.Popen([sys.executable, "-c", ENDED, how], cwd=tmp_path, env=environment(HERE), text=True,
+    with subprocess.Popen([sys.executable, "-c", ENDED, how, str(grace)], cwd=tmp_path, env=environment(HERE), text=True,
                           stdout=subprocess.PIPE, start_new_session=True) as process:
         try:
             while not (begun := list(tmp_path.glob("*.begun"))) and process.poll() is None and time.monotonic() < deadline: time.sleep(.05)
-            process.terminate()
+            process.send_signal(number)
             said, _ = process.communicate(timeout=120)
         finally:
             if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)

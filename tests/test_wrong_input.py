@@ -103,7 +103,9 @@ train store --branch joint --out out --init gone            | gone
 train store --branch joint --out out --init text            | text
 train store --branch joint --out out --init bad-net         | bad-net
 train store --branch joint --out out --seed -1              | --seed
-train store --branch joint --out out --set train.lr=nan     | train.lr OR TrainConfig.lr
+train store --branch joint --out out --set train.lr=nan     | train.lr =
+train store --branch joint --out out --set train.lr=NaN     | train.lr = nan
+train store --branch joint --out out --set joint.dropout=-1 | joint.dropout =
 train store --branch joint --out out --set train.epochs=-1  | epochs
 train store --branch joint --out out --set train.epochs=1.5 | epochs
 train store --branch joint --out out --set layout=          | layout
@@ -158,6 +160,9 @@ predict ok.mp4 --out out                                    | --run
 export gone                                                 | gone
 export no-net --out out.onnx                                | no-net
 export joint --out text/x.onnx                              | text/x.onnx
+export joint --out vote.txt                                 | .onnx
+export joint --out store/x.onnx                             | clip store
+train store --branch joint --out store/runs/joint           | clip store
 export joint --format coreml --out out                      | coreml
 reproduce --tier fast                                       | fast
 reproduce --data mnist                                      | mnist

@@ -284,4 +284,5 @@ def export_run(
     choose(kind, ("onnx",), "export format")
     record = run_record(find_run(run))
     out = new_file(out or f"{record['data']['name']}-{record['branch']}.onnx")  # told before networks are loaded
+    if out.suffix.lower() != ".onnx": raise MgrError(f"{out} does not end in .onnx", "other programs know the format by it")
     return (export_vote if record["branch"] == "vote" else export_branch)(run, out)

@@ -139,13 +139,22 @@ def stop(
     process: subprocess.Popen, # Snakemake's
     log: Log, # takes its last words
     local: bool, # its runs are children of its own
+    told: bool, # from the keyboard, as all of them are; else nobody but this process was
 ):
     "Let Snakemake begin nothing more, and wait until all is at rest."
-    drain = Thread(target=lambda: [log.write(line) for line in process.stdout], daemon=True)
-    drain.start()  # or it would wait for a reader
-    if local: end_begun(process)
+    def drain():
+        with suppress(ValueError, OSError):  # closed by an asker who would not wait
+            for line in process.stdout: log.write(line)
+    reader = Thread(target=drain, daemon=True)
+    reader.start()  # or it would wait for one
+    if told and local:  # unless the signal was sent to this process alone, all end by themselves
+        with suppress(subprocess.TimeoutExpired): process.wait(GRACE)
+    if not told or (local and process.poll() is None):
+        deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background of a script, and so is Snakemake
+        process.send_signal(signal.SIGTERM if deaf else signal.SIGINT)
+        if local: end_begun(process)
     process.wait()
-    drain.join(GRACE)
+    reader.join(GRACE)
 
 # %% ../../nbs/7_evidence/76e_reproduce.ipynb #1157f58e
 def call(
@@ -162,10 +171,7 @@ def call(
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try: watch = follow(process.stdout, raw, console, "--dry-run" in command)
         except KeyboardInterrupt as e:
-            asked = isinstance(e, Terminated)
-            deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background of a script, and so is Snakemake
-            if asked: process.send_signal(signal.SIGTERM if deaf else signal.SIGINT)  # from the keyboard it and its runs have got it
-            stop(process, raw, local=asked and "--cores" in command)
+            stop(process, raw, local="--cores" in command, told=not isinstance(e, Terminated))
             raise MgrError("interrupted", "the same command goes on from here") from None
     return watch, process.returncode
 

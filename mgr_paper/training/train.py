@@ -265,9 +265,8 @@ def fit(
     extra: Extra|None = None, # what a method adds; None changes nothing
 ) -> History: # of all steps, those before an interruption too
     "Train in place; an interrupted call with the same arguments goes on from its state file."
-    recipe, objective = recipe_of(cfg, name), Objective(cfg.loss, source.y, store.K)
+    recipe, objective, here = recipe_of(cfg, name), Objective(cfg.loss, source.y, store.K), accelerator()
     steps = steps or count_steps(recipe, len(source.indices))
-    here = accelerator()
     net.to(here.device)  # before its running average copies it
     if extra is not None:
         extra.to(here.device)
@@ -280,18 +279,20 @@ def fit(
     sets = [("source", source)] + ([("pseudo", pseudo)] if pseudo is not None else [])
     sets = [Batches(clips, partial(read_clips, store, name, cfg=cfg), recipe.batch, seed, part, shard) for part, clips in sets]
     loaders, share = [s.loader(start, stop, recipe.workers) for s in sets], Share.of([s.n for s in sets], *shard) if together() else None
-    model = here.prepare(net)
-    model.train()
+    model = here.prepare(net).train()
     weights = [*model.parameters()]
     if recipe.compile: model = compiled(model, here.device)
     run = share.whole(model) if share else model
-    for step, *batches in zip(progress(range(start, stop), f"{name}, seed {seed}"), *loaders):
+    for step, *batches in zip(progress(range(start, stop), f"{name}, seed {seed}", stop, start), *loaders):
         reseed(step_seed(seed, step), here.device)  # dropout and the like
         draw = torch.Generator().manual_seed(step_seed(seed, step) + 1)  # augmentation: not the numbers of dropout again
         sched.step_update(step)
         now = partial(objective, progress=begun + (1 - begun)*step/steps)
         loss, row = step_loss(run, net.head, batches, lambda x: augment(name, x, cfg, draw, share), now, eta,
                               recipe.precision, here.device, extra, step/steps)
+        if not np.isfinite([*row.values()]).all():
+            if state: state.unlink(missing_ok=True)  # going on from there would end the same
+            raise MgrError(f"the loss of {name} is no finite number in step {step + 1} of {steps}: {row}", f"a smaller train.{name}.lr may help")
         opt.zero_grad(set_to_none=True)
         loss.backward()
         if recipe.grad_clip: nn.utils.clip_grad_norm_(weights, recipe.grad_clip)
