@@ -712,6 +712,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'mgr_paper/evidence/onnx_export.py'),
                                                 'mgr_paper.evidence.onnx_export.trained_network': ( '7_evidence/onnx.html#trained_network',
                                                                                                     'mgr_paper/evidence/onnx_export.py'),
+                                                'mgr_paper.evidence.onnx_export.window_groups': ( '7_evidence/onnx.html#window_groups',
+                                                                                                  'mgr_paper/evidence/onnx_export.py'),
                                                 'mgr_paper.evidence.onnx_export.write_onnx': ( '7_evidence/onnx.html#write_onnx',
                                                                                                'mgr_paper/evidence/onnx_export.py')},
             'mgr_paper.evidence.ours': { 'mgr_paper.evidence.ours.chosen_pool': ( '7_evidence/ours.html#chosen_pool',

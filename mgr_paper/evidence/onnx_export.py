@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEANING', 'DIMS', 'TOLERANCE', 'SIZES', 'FrameDraw', 'WholeClips', 'Deployed', 'trained_network', 'input_facts',
-           'facts', 'example_inputs', 'needed', 'quietly', 'compared', 'write_onnx', 'name_axes', 'export_branch',
-           'export_vote', 'export_run']
+           'facts', 'example_inputs', 'needed', 'quietly', 'window_groups', 'compared', 'write_onnx', 'name_axes',
+           'export_branch', 'export_vote', 'export_run']
 
 # %% ../../nbs/7_evidence/79b_onnx.ipynb #79b00003
 import contextlib
@@ -16,10 +16,12 @@ import logging
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.models.video import swin_transformer
 
 import mgr_paper
 from ..config import FUSED
@@ -198,6 +200,29 @@ def quietly():
             yield
     finally: logger.setLevel(level)
 
+# %% ../../nbs/7_evidence/79b_onnx.ipynb #79b0a015
+@contextlib.contextmanager
+def window_groups(
+    model: Deployed, # holds the groups as buffers while this lasts
+    x: tuple[Tensor, ...], # clips for one run
+):
+    "Let Swin's masks be made of groups of positions instead of slices."
+    fill, name, groups = swin_transformer._compute_attention_mask_3d, "_compute_attention_mask_3d", {}
+    def look(window, *sizes):
+        mask = fill(window, *sizes)  # (windows,positions,positions): 0 within a group, -100 between groups
+        groups[sizes] = (mask == 0).int().argmax(-1)  # the first position of the group stands for it
+        return mask
+    def made(window, *sizes):
+        group = model.get_buffer(f"groups{[*groups].index(sizes)}")
+        return torch.where(group[:, None] == group[:, :, None], 0., -100.)
+    if any(isinstance(m, swin_transformer.SwinTransformer3d) for m in model.modules()):
+        with patch.object(swin_transformer, name, look): model(*(v[:1] for v in x))
+    for i, group in enumerate(groups.values()): model.register_buffer(f"groups{i}", group)
+    try:
+        with patch.object(swin_transformer, name, made): yield
+    finally:
+        for i in range(len(groups)): delattr(model, f"groups{i}")
+
 # %% ../../nbs/7_evidence/79b_onnx.ipynb #9c00994a
 def compared(
     model: Deployed,
@@ -226,7 +251,7 @@ def write_onnx(
     shapes = tuple({i: free for i in range(len(DIMS[k]))} for k in model.kinds)
     outputs = ["logits", "probabilities"] if len(model.nets) == 1 else ["probabilities"]
     with atomic_path(out) as tmp:
-        with torch.no_grad(), quietly():
+        with torch.no_grad(), quietly(), window_groups(model, x):
             made = torch.onnx.export(model.eval(), x, dynamo=True, dynamic_shapes=(shapes,), verbose=False,
                                      input_names=model.kinds, output_names=outputs)
             name_axes(made.model, model.kinds)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from ..core import MgrError
+from ..core import MgrError, progress
 
 # %% ../../nbs/7_evidence/70b_timing.ipynb #300e1620
 def machine() -> str: # one line
@@ -41,7 +41,7 @@ def side_by_side(
     if rounds < 1 or not ways: raise MgrError(f"{len(ways)} ways in {rounds} rounds cannot be compared", "give one or more of each")
     for way in ways.values(): way()
     t, order = np.empty((len(ways), rounds)), [*enumerate(ways.values())]
-    for j in range(rounds):
+    for j in progress(range(rounds), "rounds"):
         for i, way in np.roll(np.array(order, object), -j, 0):
             start = time.perf_counter()
             way()
