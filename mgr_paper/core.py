@@ -58,7 +58,7 @@ def root() -> Path: # absolute
 def progress(
     iterable:Iterable|None=None, # what to walk through; None for a bar moved by hand
     desc:str='', # label before the bar
-    total:int|None=None, # number of steps when `iterable` has no length
+    total:int|None=None, # number of steps in all; None: the length of `iterable`
     begun:int=0, # steps done before, which `total` counts too
 ): # a tqdm bar
     "A progress bar with remaining time; silent in tests and batches."

@@ -6,7 +6,7 @@
 __all__ = ['SOURCES', 'setting', 'Config', 'names', 'override', 'read', 'to_dict', 'from_dict', 'sources']
 
 # %% ../nbs/00b_setting.ipynb #f45070a6
-import difflib, json, re, types, typing
+import difflib, json, math, types, typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from .core import MgrError, choose
 
@@ -57,12 +57,12 @@ class Config:
                 kind = getattr(f.type, '__name__', f.type) if not typing.get_args(f.type) else f.type
                 raise MgrError(f'{name} = {value!r} has the wrong type', f'give {kind}') from None
             for v in value if isinstance(value, tuple) else (value,):
-                if v != v: raise MgrError(f'{name} = {value!r} holds no number', 'give one')
                 if f.metadata.get('choices'): choose(v, f.metadata['choices'], name)
                 low, high = f.metadata.get('low'), f.metadata.get('high')
+                allowed = f'allowed: {low} or more' if high is None else f'allowed: {low} to {high}'
+                if isinstance(v, float) and not math.isfinite(v): raise MgrError(f'{name} = {value!r} is not finite', 'give a number' if low is None else allowed)
                 if v is not None and ((low is not None and v < low) or (high is not None and v > high)):
-                    raise MgrError(f'{name} = {value!r} is out of range',
-                                   f'allowed: {low} or more' if high is None else f'allowed: {low} to {high}')
+                    raise MgrError(f'{name} = {value!r} is out of range', allowed)
             object.__setattr__(self, f.name, value)
 
 _Kind = typing.TypeVar('_Kind', bound=Config)  # what goes into `override` or `from_dict` comes out again
@@ -83,11 +83,14 @@ def names(
     return out + [n for name, sub in groups.items() for n in names(sub, f'{prefix}{name}.')]
 
 # %% ../nbs/00b_setting.ipynb #cbd82634
-def _set(cfg, path, value):
+def _set(cfg, path, value, name):
     mine = [f.name for f in fields(cfg)]
     if path[0] not in mine:  # a family: for every member
-        return replace(cfg, **{n: _set(getattr(cfg, n), path, value) for n in mine})
-    return replace(cfg, **{path[0]: _set(getattr(cfg, path[0]), path[1:], value) if path[1:] else value})
+        return replace(cfg, **{n: _set(getattr(cfg, n), path, value, name) for n in mine})
+    if path[1:]: return replace(cfg, **{path[0]: _set(getattr(cfg, path[0]), path[1:], value, name)})
+    try: return replace(cfg, **{path[0]: value})
+    except MgrError as e:  # whoever sets it knows its dotted name, not the class that holds it
+        raise MgrError(e.what.replace(f'{type(cfg).__name__}.{path[0]}', name, 1), e.remedy) from None
 
 def override(
     cfg:_Kind, # where to start from; stays as it is
@@ -100,9 +103,7 @@ def override(
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
             raise MgrError(f'unknown setting {name!r}', f"nearest: {', '.join(near) or 'none'}")
-        try: cfg = _set(cfg, name.split('.'), value)
-        except MgrError as e:  # it knows the class of the settings, whoever set them their dotted name
-            raise MgrError(re.sub(r'\w*Config\.\w+', name, e.what, count=1), e.remedy) from None
+        cfg = _set(cfg, name.split('.'), value, name)
     return cfg
 
 # %% ../nbs/00b_setting.ipynb #34eb2325

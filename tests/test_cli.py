@@ -100,7 +100,7 @@ def test_doctor(monkeypatch):
     assert done.exit_code == 0
     for word in ("torch", "synth", "bfloat16", "free disk", "PyAV", "utd-mhad/joint", "browser", "mgr-paper export"): assert word in done.stdout, word
     monkeypatch.setattr("mgr_paper.commands.doctor.find_spec", lambda name: None)
-    monkeypatch.setattr("mgr_paper.training.train.computes_bf16", lambda device: True)
+    monkeypatch.setattr("mgr_paper.training.devices.computes_bf16", lambda device: True)
     monkeypatch.setenv("MGR_POSE_PYTHON", "/no/python")
     monkeypatch.setenv("PATH", "")
     told = ask("doctor").stdout

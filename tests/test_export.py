@@ -18,7 +18,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 SMALL = {"joint.widths": (8, 8), "joint.frames": 12, "joint3d.widths": (8, 8), "joint3d.frames": 12, "heatmap.blocks": (1, 1),
          "heatmap.inflate": (1, 0), "heatmap.temporal_strides": (1, 2), "heatmap.base": 4, "r2plus1d.base": 4, "depth.base": 4,
-         "swin.embed_dim": 4, "train.views": 2, "train.precision": "fp32", "loss.ose_lambda": 0.}
+         "swin.embed_dim": 4, "swin.depths": (2, 1), "swin.patch": (2, 4, 4), "train.views": 2, "train.precision": "fp32", "loss.ose_lambda": 0.}
 
 
 @pytest.fixture(scope="module")

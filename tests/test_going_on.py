@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -158,12 +159,14 @@ except MgrError as e: print(e)
 """
 
 
-@pytest.mark.parametrize("how,number,grace", [
-    ("", signal.SIGTERM, 30),
-    ("deaf", signal.SIGTERM, 30),  # a script's background process does not hear Ctrl-C, and neither does Snakemake
-    ("", signal.SIGINT, 1)], ids=["", "deaf", "no keyboard"])  # sent to the one process, which first gives the others time to end as at Ctrl-C
-def test_a_request_to_end_waits_for_no_run(tmp_path, how, number, grace):
-    (tmp_path/"Snakefile").write_text(TWO)
+@pytest.mark.parametrize("how,number,grace,times", [
+    ("", signal.SIGTERM, 30, 1),
+    ("deaf", signal.SIGTERM, 30, 1),  # a script's background process does not hear Ctrl-C, and neither does Snakemake
+    ("", signal.SIGINT, 1, 1),  # sent to the one process, which first gives the others time to end as at Ctrl-C
+    ("stubborn", signal.SIGTERM, 1000, 2)], ids=["", "deaf", "no terminal", "twice"])
+def test_a_request_to_end_waits_for_no_run(tmp_path, how, number, grace, times):
+    stubborn = "trap '' TERM INT; " if how == "stubborn" else ""
+    (tmp_path/"Snakefile").write_text(TWO.replace("sleep 1000 &", stubborn + "sleep 1000 &"))
     (tmp_path/"files").mkdir()
     for i in range(1000): (tmp_path/"files"/f"{'x'*100}{i}").touch()
     deadline = time.monotonic() + 120
@@ -171,7 +174,9 @@ def test_a_request_to_end_waits_for_no_run(tmp_path, how, number, grace):
                           stdout=subprocess.PIPE, start_new_session=True) as process:
         try:
             while not (begun := list(tmp_path.glob("*.begun"))) and process.poll() is None and time.monotonic() < deadline: time.sleep(.05)
-            process.send_signal(number)
+            for _ in range(times):
+                with suppress(subprocess.TimeoutExpired): process.wait(0 if times == 1 else 3)
+                process.send_signal(number)
             said, _ = process.communicate(timeout=120)
         finally:
             if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)

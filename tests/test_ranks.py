@@ -195,7 +195,7 @@ def test_one_cuda_device_against_the_processor(store, name, precision):
     net = train.make_network(name, store, job.settings(name), 0)
     x, head = train.read_clips(store, name, np.arange(8), cfg=job.settings(name)), net.eval()
     want = head(x).logits
-    with torch.no_grad(), train.autocast(torch.device('cuda'), precision): got = net.cuda()(x.cuda()).logits.float().cpu()
+    with torch.no_grad(), devices.autocast(torch.device('cuda'), precision): got = net.cuda()(x.cuda()).logits.float().cpu()
     torch.testing.assert_close(got, want.detach(), rtol=1e-3 if precision == 'fp32' else 5e-2, atol=1e-3 if precision == 'fp32' else 5e-2)
     _, rows, logits = job.train_once(name, store)
     assert np.isfinite(logits).all() and all(np.isfinite(r['loss']) for r in rows)

@@ -41,7 +41,7 @@ def machine() -> dict[str, str]:
 
     from mgr_paper.core import root as project
     from mgr_paper.records import device_name
-    from mgr_paper.training.train import computes_bf16
+    from mgr_paper.training.devices import computes_bf16
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     bf16 = [("processor", torch.device("cpu")), *((device_name(g), torch.device(g)) for g in gpus)]
     free = shutil.disk_usage(project()).free/1e9

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEANING', 'DIMS', 'TOLERANCE', 'SIZES', 'FrameDraw', 'WholeClips', 'Deployed', 'trained_network', 'input_facts',
-           'facts', 'example_inputs', 'needed', 'quietly', 'window_groups', 'compared', 'write_onnx', 'name_axes',
-           'export_branch', 'export_vote', 'export_run']
+           'facts', 'example_inputs', 'needed', 'quietly', 'masks_from_groups', 'compared', 'onnx_file', 'write_onnx',
+           'name_axes', 'export_branch', 'export_vote', 'export_run']
 
 # %% ../../nbs/7_evidence/79b_onnx.ipynb #79b00003
 import contextlib
@@ -202,26 +202,28 @@ def quietly():
 
 # %% ../../nbs/7_evidence/79b_onnx.ipynb #79b0a015
 @contextlib.contextmanager
-def window_groups(
-    model: Deployed, # holds the groups as buffers while this lasts
-    x: tuple[Tensor, ...], # clips for one run
+def masks_from_groups(
+    model: Deployed, # holds the groups as buffers while this lasts: other tensors would be lost in the exporter's trace
+    x: tuple[Tensor, ...], # (N,L,...) of each kind, clips for one run
 ):
-    "Let Swin's masks be made of groups of positions instead of slices."
-    fill, name, groups = swin_transformer._compute_attention_mask_3d, "_compute_attention_mask_3d", {}
+    "Let torchvision's Swin compute its masks from groups of positions, (windows,positions) integers, instead of slice by slice."
+    if not any(isinstance(m, swin_transformer.SwinTransformer3d) for m in model.modules()):
+        yield
+        return
+    fill, named = swin_transformer._compute_attention_mask_3d, {}
     def look(window, *sizes):
         mask = fill(window, *sizes)  # (windows,positions,positions): 0 within a group, -100 between groups
-        groups[sizes] = (mask == 0).int().argmax(-1)  # the first position of the group stands for it
+        named[sizes] = f"groups{len(named)}" if sizes not in named else named[sizes]
+        model.register_buffer(named[sizes], (mask == 0).int().argmax(-1))  # the first position of a group stands for it
         return mask
-    def made(window, *sizes):
-        group = model.get_buffer(f"groups{[*groups].index(sizes)}")
+    def compute(window, *sizes):
+        group = model.get_buffer(named[sizes])
         return torch.where(group[:, None] == group[:, :, None], 0., -100.)
-    if any(isinstance(m, swin_transformer.SwinTransformer3d) for m in model.modules()):
-        with patch.object(swin_transformer, name, look): model(*(v[:1] for v in x))
-    for i, group in enumerate(groups.values()): model.register_buffer(f"groups{i}", group)
     try:
-        with patch.object(swin_transformer, name, made): yield
+        with patch.object(swin_transformer, fill.__name__, look): model(*(v[:1] for v in x))
+        with patch.object(swin_transformer, fill.__name__, compute): yield
     finally:
-        for i in range(len(groups)): delattr(model, f"groups{i}")
+        for name in named.values(): delattr(model, name)
 
 # %% ../../nbs/7_evidence/79b_onnx.ipynb #9c00994a
 def compared(
@@ -238,6 +240,14 @@ def compared(
         out[f"{N} x {L}"] = max(float(np.abs(w.numpy() - g).max()) for w, g in zip(want, got, strict=True))
     return out
 
+def onnx_file(
+    path: Path, # what will be written
+) -> Path: # the same
+    "A new file, by whose name other programs know its format."
+    path = new_file(path)
+    if path.suffix.lower() != ".onnx": raise MgrError(f"{path} does not end in .onnx", f"call it {path.with_suffix('.onnx').name}")
+    return path
+
 def write_onnx(
     model: Deployed,
     out: Path, # new file
@@ -246,12 +256,12 @@ def write_onnx(
 ) -> dict: # file, megabytes, inputs, largest differences
     "Export, compare with torch, and only then give the file its name."
     for name in ("onnx", "onnxscript", "onnxruntime"): needed(name)
-    out, free = new_file(out), torch.export.Dim.DYNAMIC
+    out, free = onnx_file(out), torch.export.Dim.DYNAMIC
     x = example_inputs(model.kinds, record, 2, 23)
     shapes = tuple({i: free for i in range(len(DIMS[k]))} for k in model.kinds)
     outputs = ["logits", "probabilities"] if len(model.nets) == 1 else ["probabilities"]
     with atomic_path(out) as tmp:
-        with torch.no_grad(), quietly(), window_groups(model, x):
+        with torch.no_grad(), quietly(), masks_from_groups(model, x):
             made = torch.onnx.export(model.eval(), x, dynamo=True, dynamic_shapes=(shapes,), verbose=False,
                                      input_names=model.kinds, output_names=outputs)
             name_axes(made.model, model.kinds)
@@ -308,6 +318,5 @@ def export_run(
     "A run as a file for deployment."
     choose(kind, ("onnx",), "export format")
     record = run_record(find_run(run))
-    out = new_file(out or f"{record['data']['name']}-{record['branch']}.onnx")  # told before networks are loaded
-    if out.suffix.lower() != ".onnx": raise MgrError(f"{out} does not end in .onnx", "other programs know the format by it")
+    out = onnx_file(out or f"{record['data']['name']}-{record['branch']}.onnx")  # told before networks are loaded
     return (export_vote if record["branch"] == "vote" else export_branch)(run, out)

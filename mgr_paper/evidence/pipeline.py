@@ -29,9 +29,9 @@ from ..preprocessing.store import ClipStore, Split
 from ..preprocessing.synth_video import check_clip, prepare_synth
 from ..records import load_scores, now, peak_mb, save_scores, write_record
 from ..training.checkpoints import load_tensors, save_tensors
-from ..training.devices import accelerator, started
+from ..training.devices import accelerator, computes_bf16, started
 from ..training.features import feature_cosine
-from ..training.train import Labelled, computes_bf16, fit, make_network, predict
+from ..training.train import Labelled, fit, make_network, predict
 from ..training.transfer import init_from, started_from
 
 # %% ../../nbs/7_evidence/75_pipeline.ipynb #8d62b1b2

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DISK_GB', 'GRACE', 'free_gb', 'check_request', 'snakemake_command', 'alone', 'locks', 'lives', 'end_begun', 'stop',
-           'call', 'reproduce']
+           'by_keyboard', 'kill_begun', 'call', 'reproduce']
 
 # %% ../../nbs/7_evidence/76e_reproduce.ipynb #31b19455
 import importlib.util
@@ -139,22 +139,34 @@ def stop(
     process: subprocess.Popen, # Snakemake's
     log: Log, # takes its last words
     local: bool, # its runs are children of its own
-    told: bool, # from the keyboard, as all of them are; else nobody but this process was
+    patience: float|None, # seconds in which it may end by itself before it is told to; None: it has been told
 ):
     "Let Snakemake begin nothing more, and wait until all is at rest."
-    def drain():
-        with suppress(ValueError, OSError):  # closed by an asker who would not wait
-            for line in process.stdout: log.write(line)
-    reader = Thread(target=drain, daemon=True)
-    reader.start()  # or it would wait for one
-    if told and local:  # unless the signal was sent to this process alone, all end by themselves
-        with suppress(subprocess.TimeoutExpired): process.wait(GRACE)
-    if not told or (local and process.poll() is None):
+    drain = Thread(target=lambda: [log.write(line) for line in process.stdout], daemon=True)
+    drain.start()  # or it would wait for a reader
+    if patience is not None:
+        with suppress(subprocess.TimeoutExpired): process.wait(patience)
         deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background of a script, and so is Snakemake
-        process.send_signal(signal.SIGTERM if deaf else signal.SIGINT)
+        process.send_signal(signal.SIGTERM if deaf else signal.SIGINT)  # nothing happens where it has ended
         if local: end_begun(process)
     process.wait()
-    reader.join(GRACE)
+    drain.join(GRACE)
+
+def by_keyboard() -> bool:
+    "Whether an interrupt may come from the terminal, which sends it to Snakemake and its runs too."
+    try:
+        with open("/dev/tty") as terminal: return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError: return False  # no terminal at all
+
+def kill_begun(
+    process: subprocess.Popen, # killed with all that it has begun
+):
+    "Wait for nothing: whatever was saved is whole."
+    import psutil
+    with suppress(psutil.NoSuchProcess):
+        for p in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess): p.kill()
+    process.kill()
 
 # %% ../../nbs/7_evidence/76e_reproduce.ipynb #1157f58e
 def call(
@@ -171,7 +183,9 @@ def call(
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try: watch = follow(process.stdout, raw, console, "--dry-run" in command)
         except KeyboardInterrupt as e:
-            stop(process, raw, local="--cores" in command, told=not isinstance(e, Terminated))
+            patience = 0 if isinstance(e, Terminated) else None if by_keyboard() else GRACE  # a script may have told them all, or only us
+            try: stop(process, raw, "--cores" in command, patience)
+            except KeyboardInterrupt: kill_begun(process)  # asked again
             raise MgrError("interrupted", "the same command goes on from here") from None
     return watch, process.returncode
 

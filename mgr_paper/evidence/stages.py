@@ -33,14 +33,14 @@ def outside_stores(
     path: Path, # what a command will write
 ) -> Path: # the same
     "Refuse to write into a clip store, which is replaced as a whole when it is made again."
-    if held := next((p for p in Path(path).absolute().parents if (p/"store.json").is_file()), None):
+    if held := next((p for p in Path(path).resolve().parents if (p/"store.json").is_file()), None):
         raise MgrError(f"{path} would lie in the clip store {held}", "choose a place outside")
     return Path(path)
 
 def new_folder(
     path: Path, # where a stage will write
 ) -> Path: # the same
-    "Refuse to write over anything."
+    "Refuse to write over anything, or into a clip store."
     path = outside_stores(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise MgrError(f"{path} exists already", "choose another folder, or remove it")
@@ -49,7 +49,7 @@ def new_folder(
 def new_file(
     path: Path, # what a command will write
 ) -> Path: # the same
-    "Refuse to write over anything."
+    "Refuse to write over anything, or into a clip store."
     path = outside_stores(path)
     if path.exists() or path.is_symlink(): raise MgrError(f"{path} exists already", "choose another name, or remove it")
     return path
@@ -95,16 +95,17 @@ def unfinished_work(
     home = out.with_name(f".{out.name}.unfinished")
     stamp = home/"stamp"
     worth = lambda p: p.suffix == ".state" or re.fullmatch(r"r\d+", p.parent.name)
+    begun = lambda: any(map(worth, home.rglob("*")))
     with locked(home/"lock", f"another run is at work on {out}"):
         try:
-            if any(map(worth, home.rglob("*"))) and not (stamp.exists() and stamp.read_text() == contents(made_from, *said)):
+            if begun() and not (stamp.exists() and stamp.read_text() == contents(made_from, *said)):
                 raise MgrError(f"{home} keeps an unfinished run of that name, begun with other settings, data or program",
                                "give what it was begun with, choose another name, or remove that folder")
             forget_stale([home/"work"], made_from, stamp, *said)
-            if any(map(worth, home.rglob("*"))): print(f"{out.name} was begun before and goes on from what is done")
+            if begun(): print(f"{out.name} was begun before and goes on from what is done")
             yield home/"work"
         except BaseException:
-            if not any(map(worth, home.rglob("*"))): shutil.rmtree(home, ignore_errors=True)
+            if not begun(): shutil.rmtree(home, ignore_errors=True)
             raise
         shutil.rmtree(home, ignore_errors=True)
 

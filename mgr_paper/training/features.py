@@ -13,7 +13,7 @@ from torch import nn
 from ..config import RunConfig
 from ..preprocessing.store import ClipStore
 from .batches import each, read_clips, recipe_of
-from .train import autocast
+from .devices import autocast
 
 # %% ../../nbs/4_training/41d_features.ipynb #a7500002
 @torch.no_grad()

@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['make_branch', 'Network', 'make_network', 'Objective', 'step_seed', 'reseed', 'augment', 'augment_together',
-           'count_steps', 'make_optimizer', 'Extra', 'step_loss', 'computes_bf16', 'autocast', 'History', 'fit',
-           'predict']
+           'count_steps', 'make_optimizer', 'Extra', 'step_loss', 'History', 'refuse_infinite', 'fit', 'predict']
 
 # %% ../../nbs/4_training/41_train.ipynb #bd2dfbd4
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ from ..preprocessing.store import ClipStore
 from .average import Average
 from .batches import INPUT_OF, OWN, Batches, Labelled, add_branch, each, kin, read_clips, recipe_of
 from .checkpoints import load_tensors, pack_state, save_tensors, unpack_state
-from .devices import Share, accelerator, alike, compiled, dealt, lead, shared, started, together
+from .devices import Share, accelerator, alike, autocast, compiled, dealt, lead, shared, started, together
 
 # %% ../../nbs/4_training/41_train.ipynb #a55a9422
 def make_branch(
@@ -214,22 +213,6 @@ def step_loss(
     part, terms = extra(out, halves, [y.to(device) for _, y, _ in batches], done)
     return loss + part, row | {k: float(t.detach()) for k, t in terms.items()}
 
-@lru_cache
-def computes_bf16(
-    device: torch.device,
-) -> bool:
-    "Whether a device multiplies in bfloat16. A processor that only imitates it takes up to thirty times as long as in float32."
-    if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
-    can = getattr(torch.cpu, "get_capabilities", dict)()
-    return device.type == "cpu" and bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-
-def autocast(
-    device: torch.device,
-    precision: str, # 'bf16' or 'fp32'
-): # context manager
-    "Mixed precision where a recipe asks for it and the device has it, else float32."
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and computes_bf16(device))
-
 # %% ../../nbs/4_training/41_train.ipynb #be705580
 class History(list):
     "One row per step: loss parts and learning rate. `seconds` holds those before an interruption too."
@@ -246,6 +229,13 @@ def _go_on(
     history = History(about["history"])
     history.seconds = about["seconds"]
     return unpack_state(tensors, *parts), history
+
+def refuse_infinite(
+    what: str, # for the message
+    tensors: list[Tensor],
+):
+    "End a training that diverges; it goes on from its last state, where the end may have come by chance."
+    if not all(x.isfinite().all() for x in tensors): raise MgrError(f"{what} is not finite", "a smaller learning rate may help")
 
 @shared
 def fit(
@@ -265,8 +255,9 @@ def fit(
     extra: Extra|None = None, # what a method adds; None changes nothing
 ) -> History: # of all steps, those before an interruption too
     "Train in place; an interrupted call with the same arguments goes on from its state file."
-    recipe, objective, here = recipe_of(cfg, name), Objective(cfg.loss, source.y, store.K), accelerator()
+    recipe, objective = recipe_of(cfg, name), Objective(cfg.loss, source.y, store.K)
     steps = steps or count_steps(recipe, len(source.indices))
+    here = accelerator()
     net.to(here.device)  # before its running average copies it
     if extra is not None:
         extra.to(here.device)
@@ -279,7 +270,8 @@ def fit(
     sets = [("source", source)] + ([("pseudo", pseudo)] if pseudo is not None else [])
     sets = [Batches(clips, partial(read_clips, store, name, cfg=cfg), recipe.batch, seed, part, shard) for part, clips in sets]
     loaders, share = [s.loader(start, stop, recipe.workers) for s in sets], Share.of([s.n for s in sets], *shard) if together() else None
-    model = here.prepare(net).train()
+    model = here.prepare(net)
+    model.train()
     weights = [*model.parameters()]
     if recipe.compile: model = compiled(model, here.device)
     run = share.whole(model) if share else model
@@ -290,9 +282,7 @@ def fit(
         now = partial(objective, progress=begun + (1 - begun)*step/steps)
         loss, row = step_loss(run, net.head, batches, lambda x: augment(name, x, cfg, draw, share), now, eta,
                               recipe.precision, here.device, extra, step/steps)
-        if not np.isfinite([*row.values()]).all():
-            if state: state.unlink(missing_ok=True)  # going on from there would end the same
-            raise MgrError(f"the loss of {name} is no finite number in step {step + 1} of {steps}: {row}", f"a smaller train.{name}.lr may help")
+        refuse_infinite(f"the loss of {name} in step {step + 1} of {steps}", [loss.detach()])
         opt.zero_grad(set_to_none=True)
         loss.backward()
         if recipe.grad_clip: nn.utils.clip_grad_norm_(weights, recipe.grad_clip)
@@ -300,9 +290,10 @@ def fit(
         if ema is not None: ema.update(net, step=step)
         history.append(row | {"lr": opt.param_groups[0]["lr"]})
         history.seconds = time.perf_counter() - began
-        if state and ((step + 1) % recipe.save_every == 0 or step + 1 == steps) and here.is_main_process:
-            save_tensors(state, pack_state(net, opt, step + 1, ema, extra),
-                         {"branch": name, "history": history, "seconds": history.seconds})
+        if state and ((step + 1) % recipe.save_every == 0 or step + 1 == steps):
+            refuse_infinite(f"a weight of {name} after step {step + 1} of {steps}", weights)  # whoever goes on from there could not
+            about = {"branch": name, "history": history, "seconds": history.seconds}
+            if here.is_main_process: save_tensors(state, pack_state(net, opt, step + 1, ema, extra), about)
     if ema is not None: net.load_state_dict(ema.module.state_dict())
     if extra is not None: net.requires_grad_(True)
     return history
