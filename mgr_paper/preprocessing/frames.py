@@ -35,6 +35,7 @@ def pictures(
     threads:bool=True, # decode ahead; False: no picture more than asked for
 ) -> Iterator[av.VideoFrame]: # as coded: planes, not turned
     "Decode a video picture by picture."
+    if os.path.isdir(path): raise MgrError(f'{path} is a folder', 'give one video of it')
     n, what, fix = 0, f'{path} is no video that can be read', 'copy the file again, or leave it out'
     try:
         with opened(path) as box:
