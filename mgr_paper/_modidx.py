@@ -328,6 +328,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mgr_paper.core.choose': ('core.html#choose', 'mgr_paper/core.py'),
                                 'mgr_paper.core.clear_abandoned': ('core.html#clear_abandoned', 'mgr_paper/core.py'),
                                 'mgr_paper.core.fingerprint': ('core.html#fingerprint', 'mgr_paper/core.py'),
+                                'mgr_paper.core.helpers': ('core.html#helpers', 'mgr_paper/core.py'),
                                 'mgr_paper.core.locked': ('core.html#locked', 'mgr_paper/core.py'),
                                 'mgr_paper.core.progress': ('core.html#progress', 'mgr_paper/core.py'),
                                 'mgr_paper.core.rng': ('core.html#rng', 'mgr_paper/core.py'),

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MgrError', 'Terminated', 'choose', 'root', 'progress', 'clear_abandoned', 'cannot_write', 'atomic_path', 'locked',
-           'rng', 'seed_all', 'fingerprint']
+           'helpers', 'rng', 'seed_all', 'fingerprint']
 
 # %% ../nbs/00_core.ipynb #098b05ce
-import contextlib, difflib, errno, hashlib, json, os, platform, random, re, shutil, time
+import contextlib, difflib, errno, hashlib, json, os, platform, random, re, shutil, signal, threading, time
 from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -173,6 +173,24 @@ def locked(
         try: fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError: raise MgrError(busy, 'wait for it to end, or stop it') from None
         yield file.fileno()
+
+# %% ../nbs/00_core.ipynb #00c0e02d
+@contextlib.contextmanager
+def helpers(
+    jobs:int, # how many
+): # yields a pool: `map`, `submit`
+    "Processes that help until the block ends, deaf to an interrupt from the keyboard."
+    from concurrent.futures import ProcessPoolExecutor  # here, because few need it
+    from multiprocessing import get_context
+    pool = ProcessPoolExecutor(jobs, get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    mine = threading.current_thread() is threading.main_thread()  # others may not set signals
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN) if mine else None
+    try:  # each begins with the first jobs; what is ignored here is ignored there while it still loads
+        for _ in range(jobs): pool.submit(int)
+    finally:
+        if mine: signal.signal(signal.SIGINT, heard)
+    try: yield pool
+    finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/00_core.ipynb #d51f7bcb
 def rng(

@@ -55,7 +55,8 @@ class Config:
             try: value = _fit(value, f.type)
             except TypeError:
                 kind = getattr(f.type, '__name__', f.type) if not typing.get_args(f.type) else f.type
-                raise MgrError(f'{name} = {value!r} has the wrong type', f'give {kind}') from None
+                such = f', such as {json.dumps(f.default)}' if isinstance(f.default, tuple) else ''
+                raise MgrError(f'{name} = {value!r} has the wrong type', f'give {kind}{such}') from None
             for v in value if isinstance(value, tuple) else (value,):
                 if f.metadata.get('choices'): choose(v, f.metadata['choices'], name)
                 low, high = f.metadata.get('low'), f.metadata.get('high')

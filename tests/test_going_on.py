@@ -184,3 +184,15 @@ def test_a_request_to_end_waits_for_no_run(tmp_path, how, number, grace, times):
     assert list(tmp_path.glob("*.begun")) == begun and not (tmp_path/"a").exists() and not (tmp_path/"b").exists()
     pids = map(int, begun[0].read_text().split())
     assert not [pid for pid in pids if psutil.pid_exists(pid) and lives(psutil.Process(pid))]
+
+
+def test_an_interrupt_while_others_help_is_one_line(tmp_path):
+    words = [sys.executable, "-m", "mgr_paper.cli", "prepare", "synth", "-", "store", "--tier", "quick"]
+    with subprocess.Popen(words, cwd=tmp_path, env=environment(HERE) | {"MGR_BATCH": "1"}, text=True, start_new_session=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while len(psutil.Process(process.pid).children()) < 3 and time.monotonic() < deadline: time.sleep(.05)  # two and their tracker
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does
+        said, wrong = process.communicate(timeout=120)
+    assert process.returncode == 130 and wrong == "error: interrupted\n", wrong
+    assert not list(tmp_path.iterdir())

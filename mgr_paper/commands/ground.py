@@ -156,7 +156,7 @@ def show(
     from rich.table import Table
     table = Table(show_header=False)
     if title: print(title)
-    for name, value in rows.items(): table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    for name, value in rows.items(): table.add_row(name, f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value))
     Console(file=sys.stdout, force_jupyter=False, markup=False, emoji=False).print(table)  # plain text, also in a notebook
 
 # %% ../../nbs/8_commands/80_ground.ipynb #1b2143c0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import RunConfig, from_dict, override, tier_config, to_dict
+from ..config import TIERS, RunConfig, from_dict, override, tier_config, to_dict
 from ..core import MgrError, atomic_path, choose, locked, progress
 from .experiments import DATA, Run, method_rounds, open_split
 from .metrics import measured, metrics
@@ -121,6 +121,7 @@ def train_run(
     init: Path|None = None, # a run of the same branch, or its network, to start from; other classes than here are fine
 ) -> dict: # record
     "Train a branch on the source people of a split and score everybody else."
+    choose(tier, TIERS, "tier"), choose(branch, {b for d in DATA.values() for b in d.branches + d.extra}, "branch")  # a slip is told before a store is missed
     store, out = open_store(store), new_folder(out)
     for k in ("data", "tier"):
         if k in (changes or {}): raise MgrError(f"{k} cannot be set among the settings", "it comes from the store" if k == "data" else "give --tier")

@@ -9,15 +9,13 @@ __all__ = ['Recording', 'people_numbers', 'recordings', 'clip_joints', 'clip_fra
 # %% ../../nbs/1_preprocessing/18d_simulate.ipynb #b18d0003
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from ..config import SynthConfig
-from ..core import MgrError, atomic_path, progress, rng
+from ..core import MgrError, atomic_path, helpers, progress, rng
 from .frames import write_video
 from .imigue import (ILLUSTRATIVE, ILLUSTRATIVE_INDEX, SIMULATED, TRAIN_PEOPLE, folders,
                                             write_sheet)
@@ -132,7 +130,7 @@ def simulate(
         tmp.mkdir()
         write = partial(write_recording, tmp, cfg, pictures)
         if jobs == 1: done = map(write, recs)
-        else: done = stack.enter_context(ProcessPoolExecutor(jobs, get_context('spawn'))).map(write, recs)
+        else: done = stack.enter_context(helpers(jobs)).map(write, recs)
         n = sum(progress(done, 'simulate', len(recs)))
         (tmp/'subjects.csv').write_text('video_id,subject_id\n'+''.join(f'{r.video_id},{r.subject_id}\n' for r in recs))
         test = [(f'{r.video_id}_{k}', rows[i].y) for r in recs if r.part == 'test' for k, i in enumerate(r.clips)]

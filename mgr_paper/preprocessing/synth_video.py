@@ -7,15 +7,13 @@ __all__ = ['SCALE', 'H', 'W', 'STRIDE', 'CROP', 'shade', 'backdrop', 'Look', 'lo
            'draw_trunk', 'draw_head', 'draw', 'view', 'grain', 'develop', 'make_clip', 'prepare_synth', 'check_clip']
 
 # %% ../../nbs/1_preprocessing/18b_synth_video.ipynb #19261c14
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 from ..config import SynthConfig
-from ..core import MgrError, progress, rng
+from ..core import MgrError, helpers, progress, rng
 from .layouts import layout
 from .saliency import SaliencyConfig, crop_box, crop_frames
 from .store import Clip, ClipStore, StoreMeta, StoreWriter
@@ -260,7 +258,7 @@ def prepare_synth(
     with StoreWriter(store_path, meta) as out, ExitStack() as stack:
         if jobs == 1: clips = map(partial(make_clip, cfg), range(n))
         else:
-            pool = stack.enter_context(ProcessPoolExecutor(jobs, get_context('spawn')))
+            pool = stack.enter_context(helpers(jobs))
             clips = pool.map(partial(make_clip, cfg), range(n), chunksize=16)
         for clip in progress(clips, 'synth', n): out.add(clip)
     store = ClipStore(store_path)
