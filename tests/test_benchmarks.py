@@ -1,5 +1,6 @@
 "Benchmarks that measure when told to: at a tiny size from end to end; their pages as functions of the rows alone; what they would not let pass."
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,14 @@ def test_inference_at_a_tiny_size(inference):
     rows = read(folder/'inference.csv')
     assert set(made) == {'.csv', '.md', '.svg', '.png'} and len(rows) == (5*2 + 4 + 1)*2 + 5 + 4 + 1  # torch together and alone, reading, video; two rounds
     assert '| torch | vote of four | 3 |' in made['.md'].decode() and '| torch | sum of its branches | 1 |' in made['.md'].decode()
-    assert {r['at_once'] for r in rows if r['networks'] == 'full'} == {'2'} and 'frames; 1 round.' in made['.md'].decode()
+    assert {r['at_once'] for r in rows if r['networks'] == 'full'} == {'2'} and 'frames; 1 round; threads' in made['.md'].decode()
+
+
+def test_rows_of_a_size_that_is_left_out_stay(inference, tmp_path):
+    shutil.copy(inference[0]/'inference.csv', tmp_path)
+    run('inference', tmp_path, measure=True, onnx=False, **TINY | dict(tiers={'full': 'smoke'}))
+    before, after = read(inference[0]/'inference.csv'), read(tmp_path/'inference.csv')
+    assert len(before) == len(after) and [r for r in before if r['networks'] == 'small'] == [r for r in after if r['networks'] == 'small'] != []
 
 
 @pytest.mark.parametrize('changes, said', [

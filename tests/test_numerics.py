@@ -33,7 +33,7 @@ from mgr_paper.preprocessing import utd_mhad
 from mgr_paper.preprocessing.augment import augment_joints, augment_video
 from mgr_paper.preprocessing.layouts import layout
 from mgr_paper.preprocessing.store import ClipStore
-from mgr_paper.training import train
+from mgr_paper.training import devices, train
 from mgr_paper.training.train import Labelled, Objective, fit, make_network, predict
 
 KINDS = ('ce', 'focal', 'ldam-drw', 'logit-adjust', 'balanced-softmax')
@@ -328,7 +328,7 @@ def test_training_in_half_precision(store, name, monkeypatch):
     "The path a recipe with bf16 takes on a device that has it; here the processor imitates it."
     cfg = override(SMALL, {'train.precision': 'bf16'})
     full = trained(store, name, 0, cfg)
-    monkeypatch.setattr(train, 'computes_bf16', lambda device: True)
+    monkeypatch.setattr(devices, 'computes_bf16', lambda device: True)
     half = trained(store, name, 0, cfg)
     assert all(np.isfinite(v) for r in half[1] for v in r.values()) and np.isfinite(half[2]).all()
     assert half[1] != full[1] and half[1][0]['loss'] == pytest.approx(full[1][0]['loss'], rel=.05)
