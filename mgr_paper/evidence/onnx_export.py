@@ -213,8 +213,7 @@ def masks_from_groups(
     fill, named = swin_transformer._compute_attention_mask_3d, {}
     def look(window, *sizes):
         mask = fill(window, *sizes)  # (windows,positions,positions): 0 within a group, -100 between groups
-        named[sizes] = f"groups{len(named)}" if sizes not in named else named[sizes]
-        model.register_buffer(named[sizes], (mask == 0).int().argmax(-1))  # the first position of a group stands for it
+        model.register_buffer(named.setdefault(sizes, f"groups{len(named)}"), (mask == 0).int().argmax(-1))  # the first position of a group stands for it
         return mask
     def compute(window, *sizes):
         group = model.get_buffer(named[sizes])

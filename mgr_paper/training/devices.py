@@ -82,7 +82,7 @@ def compiled(
 def computes_bf16(
     device: torch.device,
 ) -> bool:
-    "Whether a device multiplies in bfloat16. A processor that only imitates it takes up to thirty times as long as in float32."
+    "Whether a device multiplies in bfloat16. A processor that only imitates it takes many times as long as in float32."
     if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
     can = getattr(torch.cpu, "get_capabilities", dict)()
     return device.type == "cpu" and bool(can.get("avx512_bf16") or can.get("amx_bf16"))
