@@ -23,7 +23,7 @@ def several():
     if word not in SHARED:
         if os.environ.get("RANK", "0") != "0": sys.exit(2)  # one of them says it
         Command.fail(f"mgr-paper {word} is work for one process. start it without accelerate launch; {' and '.join(SHARED)} take several")
-    from mgr_paper.training.train import lead
+    from mgr_paper.training.devices import lead
     lead(lambda: app(prog_name="mgr-paper"))
 
 def main():

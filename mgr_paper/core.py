@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MgrError', 'Terminated', 'choose', 'root', 'progress', 'clear_abandoned', 'cannot_write', 'atomic_path', 'locked',
-           'helpers', 'rng', 'seed_all', 'fingerprint']
+           'helpers', 'rng', 'fingerprint']
 
 # %% ../nbs/00_core.ipynb #098b05ce
-import contextlib, difflib, errno, hashlib, json, os, platform, random, re, shutil, signal, threading, time
+import contextlib, difflib, errno, hashlib, json, os, platform, re, shutil, signal, threading, time
 from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -200,15 +200,6 @@ def rng(
     "A random generator of its own for each named use of a seed."
     digest = hashlib.sha256(json.dumps([int(seed), *map(str, names)]).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest)))
-
-# %% ../nbs/00_core.ipynb #33957679
-def seed_all(
-    seed:int, # for Python, NumPy and torch alike
-):
-    "Seed the global generators of Python, NumPy and torch."
-    random.seed(seed); np.random.seed(seed % 2**32)
-    import torch
-    torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #d3f24e8e
 def _plain(x):

@@ -54,9 +54,9 @@ def make(branch, stores, **changes):
 @pytest.mark.parametrize("branch", ["joint", "joint3d", "heatmap", "swin", "r2plus1d", "depth", pytest.param("concat", marks=pytest.mark.slow)])
 def test_every_branch(branch, stores, tmp_path):
     whole, net, cfg, store, record = make(branch, stores)
-    assert len(SIZES) == 2 and len({n for n, _ in SIZES}) == len({n for _, n in SIZES}) == 2
+    assert len(SIZES) == 2 and all(len({*each}) == 2 for each in [*zip(*SIZES)][:2] + [[s[3] for s in SIZES]])
     made = write_onnx(Deployed([whole], [1.7], [1.]), tmp_path/"x.onnx", {"name": branch}, record)
-    assert set(made["differences"]) == {"1 x 9", "3 x 40"} and max(made["differences"].values()) < TOLERANCE == 1e-4
+    assert set(made["differences"]) == {"1 x 9 x 72 x 72", "3 x 40 x 40 x 96"} and max(made["differences"].values()) < TOLERANCE == 1e-4
     assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]  # one file, nothing beside it
     session = onnxruntime.InferenceSession(tmp_path/"x.onnx", providers=["CPUExecutionProvider"])
     assert session.get_modelmeta().custom_metadata_map["name"] == branch
@@ -88,11 +88,37 @@ def test_frames_are_those_of_the_store(L):
     assert FrameDraw(u)(x)[0, :, 0].tolist() == segment_frames(np.array([L]), 16, Same())[0].tolist()
 
 
-def test_a_file_that_differs_never_appears(stores, tmp_path, monkeypatch):
+@pytest.mark.parametrize("found", [2e-4, float("nan")])
+def test_a_file_that_differs_never_appears(found, stores, tmp_path, monkeypatch):
     whole, *_, record = make("joint", stores)
-    monkeypatch.setattr(onnx_export, "compared", lambda *a: {"1 x 9": 2e-4})
-    with pytest.raises(MgrError, match="would differ from torch by 0.0002"): write_onnx(Deployed([whole], [1.], [1.]), tmp_path/"x.onnx", {}, record)
+    monkeypatch.setattr(onnx_export, "compared", lambda *a: {"1 x 9": 1e-6, "3 x 40": found})
+    with pytest.raises(MgrError, match=f"would differ from torch by {found:.1g}"): write_onnx(Deployed([whole], [1.], [1.]), tmp_path/"x.onnx", {}, record)
     assert not any(tmp_path.iterdir())
+
+
+def test_an_answer_that_is_no_number(stores, tmp_path, monkeypatch):
+    whole, *_, record = make("joint", stores)
+    model = Deployed([whole], [1.], [1.])
+    class Session:
+        def __init__(self, *a, **k): pass
+        def run(self, _, given): return [v.numpy()*[np.nan, 1][i] for i, v in enumerate(model(*map(torch.from_numpy, given.values())))]
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    with torch.no_grad(): assert all(np.isnan(v) for v in onnx_export.compared(model, tmp_path/"x.onnx", record).values())
+
+
+@pytest.mark.parametrize("size", [72, 73])
+def test_pictures_of_the_size_of_the_made_up_clips(size, stores, tmp_path):
+    whole, *_, record = make("r2plus1d", stores, **{"r2plus1d.size": size})
+    made = write_onnx(Deployed([whole], [1.], [1.]), tmp_path/"x.onnx", {}, record)
+    assert max(made["differences"].values()) < TOLERANCE
+
+
+def test_a_vote_over_two_layouts(tmp_path, monkeypatch):
+    one = dict(branch="joint", data={"name": "x"}, extra={"temperature": [1., 1.], "weights": [.5, .5]})
+    monkeypatch.setattr(onnx_export, "voting_folders", lambda run: (["a", "b"], one))
+    monkeypatch.setattr(onnx_export, "run_record", lambda folder: one | {"config": {"layout": {"a": "halpe68", "b": "upper68"}[folder]}})
+    with pytest.raises(MgrError, match="layouts halpe68 and upper68; a file reads one. export each by itself"):
+        onnx_export.export_vote(tmp_path, tmp_path/"x.onnx")
 
 
 def test_without_onnx(stores, tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ prepare utd-mhad raw /dev/null/x                            | cannot write /dev/
 prepare utd-mhad raw LONG                                   | name too long
 prepare utd-mhad raw out --size 0                           | --size
 prepare utd-mhad raw out --size 1000000                     | --size
-prepare utd-mhad raw out --size many                        | --size
+prepare utd-mhad raw out --size many                        | not 'many'
 prepare imigue raw out --crop round                         | round
 prepare imigue raw out --layout human                       | human
 prepare imigue raw out --stride 0                           | --stride
@@ -82,10 +82,10 @@ simulate text                                               | text exists
 simulate raw                                                | raw exists
 simulate text/out --clips 192 --subjects 3 --skeleton-only  | cannot write text/out
 simulate out --clips -5                                     | -5
-simulate out --clips 1000000000                             | --clips
+simulate out --clips 1000000000                             | not '1000000000'
 simulate out --subjects 9999999                             | --subjects
 simulate out --clips 192 --subjects 1                       | 1 are too few
-simulate out --clips 192 --subjects 6 --seed -1             | --seed
+simulate out --clips 192 --subjects 6 --seed -1             | '--seed': Input should be greater than or equal to 0, not '-1'
 extract gone.mp4 out                                        | gone.mp4
 extract empty out                                           | empty
 extract dir.mp4 out                                         | dir.mp4

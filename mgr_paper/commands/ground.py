@@ -36,6 +36,7 @@ class Command(TyperGroup):
         except TyperException as e:
             what = " ".join(e.format_message().split()).rstrip(".")
             if not what: sys.exit(0)  # it has shown the help and has nothing to add
+            if hasattr(e.__cause__, "errors"): what += f", not {e.__cause__.errors()[0]['input']!r}"  # typer says what a value should be, not what it is
             where = e.ctx.command_path if getattr(e, "ctx", None) else "mgr-paper"
             self.fail(f"{what}{'' if what.endswith('?') else '.'} try: {where} --help")
         except ModuleNotFoundError as e:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torchvision.models.video import swin_transformer
 
 import mgr_paper
+from ..branches.video import VideoBranch
 from ..config import FUSED
 from ..core import MgrError, atomic_path, choose, rng
 from .stages import new_file, run_record, scores_of
@@ -160,20 +161,22 @@ def facts(
 
 # %% ../../nbs/7_evidence/79b_onnx.ipynb #79b00014
 TOLERANCE = 1e-4  # largest difference of a logit or probability
-SIZES = ((1, 9), (3, 40))  # clips and frames with which every file is checked
+SIZES = ((1, 9, 72, 72), (3, 40, 40, 96))  # clips, frames, height and width with which every file is checked
 
 def example_inputs(
     kinds: list[str], # of the inputs
     record: dict, # of a run
     N: int, # clips
     L: int, # frames
+    H: int = 72, # pixels
+    W: int = 72, # pixels
 ) -> tuple[Tensor, ...]: # one a kind
     "Made-up clips: someone who moves, a sixth of the joints missing; pictures of noise."
     gen, out, V = rng(0, "export", N, L), [], layout(record["config"]["layout"]).V
     for k in kinds:
         if k == "video":
             channels = 2 if record["data"]["video_kind"] == "depth" else 3
-            out.append(torch.from_numpy(gen.integers(0, 256, (N, L + 1, 72, 72, channels), dtype=np.uint8)))
+            out.append(torch.from_numpy(gen.integers(0, 256, (N, L + 1, H, W, channels), dtype=np.uint8)))
             continue
         d, unit = (2, 100.) if k == "joints" else (3, 1.)
         p = gen.normal(0, 1, (N, 1, V, d)) + .05*gen.normal(0, 1, (N, L, V, d)).cumsum(1)
@@ -229,14 +232,14 @@ def compared(
     model: Deployed,
     file: Path, # .onnx
     record: dict, # of a run, for its layout
-) -> dict[str, float]: # sizes -> largest difference of any output
+) -> dict[str, float]: # sizes -> largest difference of any output; NaN where one is no number
     "The same clips through torch and through onnxruntime, in several sizes."
     session, out = needed("onnxruntime").InferenceSession(str(file), providers=["CPUExecutionProvider"]), {}
-    for N, L in SIZES:
-        x = example_inputs(model.kinds, record, N, L)
+    for size in SIZES:
+        x = example_inputs(model.kinds, record, *size)
         with torch.no_grad(): want = model(*x)
         got = session.run(None, {k: v.numpy() for k, v in zip(model.kinds, x)})
-        out[f"{N} x {L}"] = max(float(np.abs(w.numpy() - g).max()) for w, g in zip(want, got, strict=True))
+        out[" x ".join(map(str, size))] = float(np.max([np.abs(w.numpy() - g).max() for w, g in zip(want, got, strict=True)]))
     return out
 
 def onnx_file(
@@ -256,7 +259,8 @@ def write_onnx(
     "Export, compare with torch, and only then give the file its name."
     for name in ("onnx", "onnxscript", "onnxruntime"): needed(name)
     out, free = onnx_file(out), torch.export.Dim.DYNAMIC
-    x = example_inputs(model.kinds, record, 2, 23)
+    side = 1 + max((m.size for m in model.modules() if isinstance(m, VideoBranch)), default=71)  # no network's own, or that would be traced as the only one
+    x = example_inputs(model.kinds, record, 2, 23, side, side + 1)
     shapes = tuple({i: free for i in range(len(DIMS[k]))} for k in model.kinds)
     outputs = ["logits", "probabilities"] if len(model.nets) == 1 else ["probabilities"]
     with atomic_path(out) as tmp:
@@ -267,7 +271,7 @@ def write_onnx(
             made.model.metadata_props.update(said)
             made.save(tmp, external_data=False)
         found = compared(model, tmp, record)
-        if (worst := max(found.values())) > TOLERANCE:
+        if not (worst := np.max([*found.values()])) <= TOLERANCE:  # nor where it is no number
             raise MgrError(f"{out} would differ from torch by {worst:.1g}", "please report this with the run's record")
         tmp.chmod(0o644)
     return dict(file=str(out), megabytes=out.stat().st_size/1e6, inputs=", ".join(model.kinds), differences=found)
@@ -277,10 +281,10 @@ def name_axes(
     kinds: list[str], # of the inputs
 ):
     "Axes that are free are called what they are."
-    first = needed("onnx_ir").Shape
+    Shape = needed("onnx_ir").Shape
     for value, kind in zip(graph.graph.inputs, kinds):
-        value.shape = first([*DIMS[kind], *list(value.shape)[len(DIMS[kind]):]])
-    for value in graph.graph.outputs: value.shape = first(["clips", list(value.shape)[1]])
+        value.shape = Shape([*DIMS[kind], *list(value.shape)[len(DIMS[kind]):]])
+    for value in graph.graph.outputs: value.shape = Shape(["clips", list(value.shape)[1]])
 
 # %% ../../nbs/7_evidence/79b_onnx.ipynb #79b00016
 def export_branch(
@@ -305,6 +309,8 @@ def export_vote(
     if record is None: raise MgrError(f"{run} is no vote", "give the folder that fuse wrote, or use export_branch")
     rows = zip(folders, record["extra"]["temperature"], record["extra"]["weights"], strict=True)
     voters = [Voter((r := run_record(f))["branch"], f, r, T, a) for f, T, a in rows if a > 0]
+    layouts = sorted({v.record["config"]["layout"] for v in voters})
+    if len(layouts) > 1: raise MgrError(f"the networks of {run} were trained with layouts {' and '.join(layouts)}; a file reads one", "export each by itself")
     total = sum(v.weight for v in voters)
     model = Deployed([trained_network(v) for v in voters], [v.temperature for v in voters], [v.weight/total for v in voters])
     return write_onnx(model, out, facts(model, voters, "vote", record), voters[0].record)

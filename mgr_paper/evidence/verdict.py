@@ -192,8 +192,10 @@ def group_text(
 ) -> str: # a paragraph in Markdown
     "What adaptation does in one kind of settings."
     stat = scores_of(results, settings)[-1]
+    runs = results.keys("cmpl", 1, settings)
     score, last = SCORES[stat], max((k.round for k in results.keys("cmpl", None, settings)), default=1)
-    say = [f"**{name[0].upper() + name[1:]}** ({', '.join(settings)}; {len(results.keys('cmpl', 1, settings))} runs of CMPL).",
+    say = [f"**{name[0].upper() + name[1:]}** ({', '.join(settings)}; {len(runs)} run{'s'*(len(runs) != 1)} of CMPL"
+           + (f", seeds {listed([*map(str, sorted({k.seed for k in runs}))])}" if runs else "") + ").",
            effect_text("One round of CMPL, in micro-F1,", compared(results, settings, ("cmpl", 1)))]
     if stat == "f1_macro": say.append(effect_text("In macro-F1 it", compared(results, settings, ("cmpl", 1), stat=stat)))
     if last > 1: say.append(effect_text(f"After {last} rounds, in {score}, it",

@@ -10,7 +10,7 @@ __all__ = ['make_branch', 'Network', 'make_network', 'Objective', 'step_seed', '
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from ..preprocessing.store import ClipStore
 from .average import Average
 from .batches import INPUT_OF, OWN, Batches, Labelled, add_branch, each, kin, read_clips, recipe_of
 from .checkpoints import load_tensors, pack_state, save_tensors, unpack_state
-from .devices import Share, accelerator, alike, autocast, compiled, dealt, lead, shared, started, together
+from .devices import Share, accelerator, alike, autocast, compiled, dealt, shared, together
 
 # %% ../../nbs/4_training/41_train.ipynb #a55a9422
 def make_branch(
@@ -108,7 +108,7 @@ def step_seed(
     step: int, # optimiser step
 ) -> int: # for `reseed`
     "The seed of what torch draws in one step, so that a resumed run draws the same."
-    return (seed*1_000_003 + step*7919 + 12345) % 2**31
+    return (seed*1_000_003 + step*7919 + 12345) % 2**31  # any mix of the two would do; this one is in every record
 
 def reseed(
     seed: int,
@@ -220,12 +220,15 @@ class History(list):
 
 def _go_on(
     state: Path|None, # of an unfinished training
+    asked: dict, # of this training; one with other values does not go on here
     *parts, # network, optimiser, running average, extra: filled in place
 ) -> tuple[int, History]: # steps done, and what they gave
     "Take an unfinished training up again, or begin one."
     found = alike(lambda: load_tensors(state) if state and state.exists() else None)
     if found is None: return 0, History()
     tensors, about = found
+    for k, v in asked.items():
+        if about.get(k) != v: raise MgrError(f"{state} is of another training: its {k} is {about.get(k)}, not {v}", "remove it, or give what it began with")
     history = History(about["history"])
     history.seconds = about["seconds"]
     return unpack_state(tensors, *parts), history
@@ -264,7 +267,8 @@ def fit(
         for k, p in net.named_parameters(): p.requires_grad_(not k.startswith(extra.frozen))
     ema = Average(net, recipe.ema) if recipe.ema else None
     opt, sched = make_optimizer(net, recipe, steps, lr_scale, extra)
-    start, history = _go_on(state, net, opt, ema, extra)
+    asked = {"branch": name, "seed": seed, "steps": steps, "lr_scale": lr_scale, "eta": eta}
+    start, history = _go_on(state, asked, net, opt, ema, extra)
     stop, began = steps if max_batches is None else min(steps, start + max_batches), time.perf_counter() - history.seconds
     shard = (here.process_index, here.num_processes)
     sets = [("source", source)] + ([("pseudo", pseudo)] if pseudo is not None else [])
@@ -292,8 +296,9 @@ def fit(
         history.seconds = time.perf_counter() - began
         if state and ((step + 1) % recipe.save_every == 0 or step + 1 == steps):
             refuse_infinite(f"a weight of {name} after step {step + 1} of {steps}", weights)  # whoever goes on from there could not
-            about = {"branch": name, "history": history, "seconds": history.seconds}
+            about = asked | {"history": history, "seconds": history.seconds}
             if here.is_main_process: save_tensors(state, pack_state(net, opt, step + 1, ema, extra), about)
+    refuse_infinite(f"a weight of {name} after step {stop} of {steps}", weights)  # no loss comes after the last step
     if ema is not None: net.load_state_dict(ema.module.state_dict())
     if extra is not None: net.requires_grad_(True)
     return history
