@@ -32,7 +32,8 @@ def main():
     signal.signal(signal.SIGTERM, end)
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     alone = "LOCAL_RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1"
-    app(prog_name="mgr-paper") if alone else several()
+    try: app(prog_name="mgr-paper") if alone else several()
+    finally: signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done and said: what Python tidies up now is nobody's to interrupt
 
 # %% ../nbs/8_commands/89_cli.ipynb #89c11002
 if __name__ == "__main__" and __spec__: main()  # python -m mgr_paper.cli, not this notebook

@@ -13,7 +13,7 @@ import configparser, os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from .core import MgrError, choose, root
+from .core import MgrError, choose, existing_folder, root
 from .loss_settings import LossConfig
 from .setting import SOURCES, Config, from_dict, names, override, setting, sources, to_dict
 
@@ -104,7 +104,7 @@ class TrainConfig(Config):
     ema: float = setting(0.0, 'default', 'decay of averaged weights; 0: off', low=0, high=0.99999)
     precision: str = setting('bf16', 'ours', 'autocast; measured as fast on recent CPUs and GPUs', choices=('fp32', 'bf16'))
     views: int = setting(10, 'default', 'temporal draws averaged when scoring', low=1)
-    save_every: int = setting(200, 'ours', 'steps between saves of an unfinished training', low=1)
+    save_every: int = setting(200, 'ours', 'steps between saves of an unfinished training; every minute it is saved too', low=1)
     workers: int = setting(0, 'ours', 'processes that read batches ahead', low=0)
     compile: bool = setting(False, 'ours', 'train through torch.compile: slow to start; a compiler must be there')
 
@@ -178,7 +178,7 @@ class SynthConfig(Config):
     people: tuple[int, int, int] = setting((16, 5, 14), 'ours', 'in train, val, test; iMiGUE has 72', low=1)
     clips: tuple[int, int, int, int] = setting((1000, 220, 220, 600), 'ours',
         'train, val, seen (more clips of the train people), test', low=0)
-    contrast: float = setting(1.0, 'ours', 'amplitude of gestures; 0: nobody does anything', low=0)
+    contrast: float = setting(1.0, 'ours', 'amplitude of gestures; 0: nobody does anything', low=0, high=10)
     style: float = setting(1.05, 'ours', 'how much people differ', low=0)
     noise: float = setting(1.0, 'ours', 'of pose estimator and sensor', low=0)
     size: int = setting(64, 'ours', 'pixels of the square crop', low=16)
@@ -328,5 +328,4 @@ def data_root(
     env = f"MGR_{choose(data, roots, 'data set with a folder').split('-')[0].upper()}_ROOT"
     path = Path(os.environ[env]).expanduser().resolve() if os.environ.get(env) else roots[data]
     remedy = f'{env} says so: correct it' if os.environ.get(env) else f'put the data there, or set {env}'
-    if not path.is_dir(): raise MgrError(f'no folder {path} for {data}', remedy)
-    return path
+    return existing_folder(path, remedy)

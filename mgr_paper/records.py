@@ -13,7 +13,7 @@ from dataclasses import is_dataclass
 from datetime import datetime
 from pathlib import Path
 import numpy as np
-from .core import MgrError, atomic_path, choose, root
+from .core import MgrError, atomic_path, choose, existing_folder, root
 from .reading import read_json, read_npz
 from .setting import read, to_dict
 
@@ -149,7 +149,7 @@ def read_records(
     folder, # searched with its subfolders; files that start with a dot are unfinished and skipped
 ) -> list[dict]: # sorted; each with its `path` (str) added
     "Read all records under a folder."
-    if not Path(folder).is_dir(): raise MgrError(f'no folder {folder} with records', 'run `make paper` first')
+    existing_folder(folder, 'records lie there when `make paper` has run')
     hidden = lambda p: any(q.startswith('.') for q in p.relative_to(folder).parts)
     records = [{**read_record(p), 'path': str(p)} for p in sorted(Path(folder).rglob('*.json')) if not hidden(p)]
     order = ('experiment', 'tier', 'row', 'split', 'seed', 'path')

@@ -46,6 +46,8 @@ def _fit(value, kind):
     raise TypeError
 
 # %% ../nbs/00b_setting.ipynb #e55c40c4
+_PLAIN = {float: 'a finite number', int: 'a whole number', bool: 'true or false'}
+
 @dataclass(frozen=True)
 class Config:
     "Base of all settings: checks type, choices and limits of each field."
@@ -54,7 +56,7 @@ class Config:
             name, value = f'{type(self).__name__}.{f.name}', getattr(self, f.name)
             try: value = _fit(value, f.type)
             except TypeError:
-                kind = getattr(f.type, '__name__', f.type) if not typing.get_args(f.type) else f.type
+                kind = _PLAIN.get(f.type, getattr(f.type, '__name__', f.type)) if not typing.get_args(f.type) else f.type
                 such = f', such as {json.dumps(f.default)}' if isinstance(f.default, tuple) else ''
                 raise MgrError(f'{name} = {value!r} has the wrong type', f'give {kind}{such}') from None
             for v in value if isinstance(value, tuple) else (value,):

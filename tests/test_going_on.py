@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from mgr_paper.config import settings
-from mgr_paper.core import root
+from mgr_paper.core import MgrError, root
 from mgr_paper.evidence.experiments import table_files
 from mgr_paper.evidence.reproduce import lives
+from mgr_paper.evidence.stages import unfinished_work
 
 HERE, BENCH = root(), settings().figures/"bench"
 CALL = [sys.executable, "-c", "from mgr_paper.cli import main; main()", "reproduce"]
@@ -196,3 +197,11 @@ def test_an_interrupt_while_others_help_is_one_line(tmp_path):
         said, wrong = process.communicate(timeout=120)
     assert process.returncode == 130 and wrong == "error: interrupted\n", wrong
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_was_finished_meanwhile(tmp_path):
+    "Whoever waited, or was slow to begin, does not write over what another process has finished."
+    (tmp_path/"run").mkdir()
+    (tmp_path/"run"/"record.json").touch()
+    with pytest.raises(MgrError, match="run exists already. choose another folder"), unfinished_work(tmp_path/"run", [], "x"): raise AssertionError("begun")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]

@@ -79,7 +79,7 @@ def test_unpacked_wheel_needs_no_checkout(wheel, tmp_path):
     done = subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(code)], cwd=tmp_path/"empty", env=env, capture_output=True, text=True)
     where, shape = done.stdout.splitlines()
     assert where.startswith(str(tmp_path)) and shape == "(32, 384)"
-    assert done.returncode == 2 and done.stderr == "error: 100 are too few for train, val and test. ask for 192 or more\n"
+    assert done.returncode == 2 and done.stderr == "error: 100 clips are too few for train, val and test. ask for 192 or more: --clips 192\n"
     assert not list((tmp_path/"empty").iterdir())
 
 

@@ -71,11 +71,12 @@ def gap(one, two):
             abs(a['logits'] - b['logits']).max())
 
 
-# Measured on the machine of figures/benchmarks, printed by the tests: MMTM 3e-6, 0, 7e-6, 2e-5 tightly and 1e-3, 4e-7, 8e-3, 1e-2 loosely.
+# Measured on a processor with AVX2, printed by the tests: MMTM 3e-6, 0, 7e-6, 2e-5 tightly and 1e-3, 4e-7, 8e-3, 1e-2 loosely; on one with
+# AVX-512, whose kernels add in yet another order, R(2+1)D 2e-2, 1e-6, 2e-2, 7e-2 loosely.
 TIGHT = {'joint': (1e-4, 1e-6, 1e-5, 1e-5), 'heatmap': (1e-4, 1e-6, 1e-5, 1e-5), 'r2plus1d': (1e-4, 1e-6, 1e-3, 2e-3),
          'mmtm': (1e-4, 1e-6, 1e-3, 2e-3)}
-LOOSE = {'joint': (1e-4, 1e-5, 2e-3, 1e-3), 'heatmap': (2e-2, 1e-5, 1e-2, 1e-2), 'r2plus1d': (1e-2, 1e-5, 5e-2, .2),
-         'mmtm': (1e-2, 1e-5, 5e-2, .2)}
+LOOSE = {'joint': (1e-4, 1e-5, 2e-3, 1e-3), 'heatmap': (2e-2, 1e-5, 1e-2, 1e-2), 'r2plus1d': (5e-2, 1e-5, 5e-2, .2),
+         'mmtm': (5e-2, 1e-5, 5e-2, .2)}
 
 
 @pytest.mark.parametrize('case', TIGHT)
@@ -84,7 +85,7 @@ def test_two_processes_give_the_curve_of_one(ran, case):
         found = gap(ran('same' if ':' in other else 'one', other), ran('two', case))
         print(case, 'against', other, *(f'{v:.1e}' for v in found))
         assert all(v < m for v, m in zip(found, most)), (other, found)
-    a, b = ran('one', case)[0]['logits'], ran('two', case)[0]['logits']
+    a, b = ran('same', f'{case}:same-norm')[0]['logits'], ran('two', case)[0]['logits']
     assert (a.argmax(1) == b.argmax(1)).mean() > .95
 
 

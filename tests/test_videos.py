@@ -64,7 +64,7 @@ def test_bad_rows(mine, tmp_path, row, say):
 
 def test_bad_tables(mine):
     table(mine, 'nod/ann/1.mp4,a', head='file,class')
-    with pytest.raises(MgrError, match='row 2.*file,class,subject'): videos.find_stretches(mine)
+    with pytest.raises(MgrError, match='row 1 has no subject.*file,class,subject'): videos.find_stretches(mine)
     table(mine)
     with pytest.raises(MgrError, match='no row'): videos.find_stretches(mine)
     table(mine, 'nod/ann/1.mp4,g\xe9ste,x,,', coding='latin-1')

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import mgr_paper
 from mgr_paper.cli import app
-from mgr_paper.config import RunConfig, from_dict
+from mgr_paper.config import RunConfig, from_dict, override
 from mgr_paper.core import MgrError, root
 from mgr_paper.evidence.predict import predict_video
 from mgr_paper.evidence.stages import evaluate_run, fuse_runs, run_record, scores_of
@@ -123,7 +123,7 @@ def test_predict_without_training(name, voters, tmp_path, capsys):
 def test_scores_are_those_of_the_network(tmp_path):
     "The first clips of the test people, made again and scored by the shipped network as its record was."
     record = run_record(find_run("synth/joint"))
-    cfg, s = from_dict(record["config"], RunConfig), scores_of(find_run("synth/joint"), "test")
+    cfg, s = override(from_dict(record["config"], RunConfig), {"train.precision": record["extra"].get("precision", "fp32")}), scores_of(find_run("synth/joint"), "test")
     first = [(i, p) for i, p in enumerate(plan(cfg.synth)) if p.split == "test"][:64]
     clips = [Clip(f"{p.video}_{i:04d}", p.video, p.subject, p.y, estimate(cfg.synth, i, motion(cfg.synth, i)), split="test") for i, p in first]
     assert [c.clip_id for c in clips] == s["clip_id"][:64].tolist()

@@ -84,7 +84,7 @@ simulate text/out --clips 192 --subjects 3 --skeleton-only  | cannot write text/
 simulate out --clips -5                                     | -5
 simulate out --clips 1000000000                             | not '1000000000'
 simulate out --subjects 9999999                             | --subjects
-simulate out --clips 192 --subjects 1                       | 1 are too few
+simulate out --clips 192 --subjects 1                       | 1 subjects are too few
 simulate out --clips 192 --subjects 6 --seed -1             | '--seed': Input should be greater than or equal to 0, not '-1'
 extract gone.mp4 out                                        | gone.mp4
 extract empty out                                           | empty

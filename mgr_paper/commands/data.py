@@ -101,24 +101,25 @@ def prepare(
 def shares(
     n: int, # to share out
     least: int, # to each part
+    what: str = "clips", # for the message
 ) -> tuple[int, int, int]: # for train, val and test
     "Five, one and three parts of nine."
     from mgr_paper.core import MgrError
     val, test = max(least, round(n/9)), max(least, round(n/3))
-    if n - val - test < least: raise MgrError(f"{n} are too few for train, val and test", f"ask for {3*least} or more")
+    if n - val - test < least: raise MgrError(f"{n} {what} are too few for train, val and test", f"ask for {3*least} or more: --{what} {3*least}")
     return n - val - test, val, test
 
 @command("simulate trees/miga --clips 300 --subjects 12")
 def simulate(
     root: Annotated[Path, typer.Argument(help="New folder of the tree.")],
-    clips: Annotated[int, typer.Option(max=100_000, help="In all, 192 or more; train, val and test get 5, 1 and 3 parts of 9.")] = 1800,
+    clips: Annotated[int, typer.Option(max=100_000, help="In all, 192 or more; train, val and test get 5, 1 and 3 parts of 9, but 64 at least.")] = 1800,
     subjects: Annotated[int, typer.Option(max=72, help="In all; likewise, at least one each.")] = 35,
     seed: Annotated[int, typer.Option(min=0, help="Of people, gestures and noise.")] = 0,
     skeleton_only: Annotated[bool, typer.Option("--skeleton-only", help="Write no videos.")] = False,
 ):
     "Write simulated recordings in the files of the MiGA challenge."
     from mgr_paper.preprocessing.simulate import simulate as write
-    report = write(root, shares(clips, 64), shares(subjects, 1), seed, not skeleton_only)
+    report = write(root, shares(clips, 64), shares(subjects, 1, "subjects"), seed, not skeleton_only)
     show_report(report, f"simulated tree {root}")
 
 # %% ../../nbs/8_commands/82_data.ipynb #3f43b501

@@ -29,7 +29,8 @@ class Command(TyperGroup):
     "Turns a user's mistake, ours to report and typer's alike, into one line and exit code 2."
     def main(self, *args, standalone_mode: bool = True, **kwargs):
         words = args[0] if args else kwargs.get("args")
-        if "" in (sys.argv[1:] if words is None else words):
+        if words is None: words = sys.argv[1:]
+        if "" in words:
             self.fail("one of the words is empty. is a variable of the shell not set?")
         try: code = super().main(*args, standalone_mode=False, **kwargs)
         except Abort: self.fail("interrupted")
@@ -51,8 +52,9 @@ class Command(TyperGroup):
         except Exception as e:
             from mgr_paper.core import MgrError  # here, because NumPy comes with it
             if not isinstance(e, MgrError): raise
-            self.fail(str(e))
-        if code == 130: self.fail("interrupted", code)  # what typer makes of an interrupt from the keyboard
+            self.fail(str(e), 130 if e.what == "interrupted" else 2)
+        goes_on = ". the same command goes on from what was saved last" if words[:1] in (["train"], ["adapt"]) else ""
+        if code == 130: self.fail(f"interrupted{goes_on}", code)  # what typer makes of an interrupt from the keyboard
         sys.exit(code if isinstance(code, int) else 0)
 
     def parse_args(self, ctx, args):

@@ -40,6 +40,9 @@ def predict(
     stride: Annotated[float, typer.Option(help="From window to window, s.")] = .5,
 ):
     "Say what happens in a video of one's own."
+    from mgr_paper.evidence.stages import new_folder
+    from mgr_paper.preprocessing.frames import probe
+    new_folder(out), probe(video)  # a slip is told before the libraries of networks are loaded, which takes seconds
     from mgr_paper.evidence.predict import predict_video
     table = predict_video(video, run if len(run) > 1 else run[0], out, pose, threshold, window, stride)
     show(table["call"].value_counts().to_dict(), f"windows by call; page: {out/'report.html'}")

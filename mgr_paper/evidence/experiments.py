@@ -165,7 +165,8 @@ def runs(
     "All runs of a tier on a data set, as `[plan TIER DATA]` and the grids of settings.ini ask."
     spec, plans = DATA[choose(data, DATA, "data set")], settings().plans
     if (tier, data) not in plans:
-        raise MgrError(f"settings.ini has no [plan {tier} {data}]", "add one, or choose another tier")
+        others = [d for t, d in plans if t == tier]
+        raise MgrError(f"settings.ini has no [plan {tier} {data}]", f"tier {tier} is there for {', '.join(others)}: give --data" if others else "add one, or choose another tier")
     known = ("splits", "tailed", "seeds", "methods", "tailed_methods", "few_methods")
     plan = section_of(plans[tier, data], f"plan {tier} {data}", known, ("splits", "seeds"))
     out, cfg = [], tier_config(tier, data)

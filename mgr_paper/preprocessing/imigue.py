@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import python_calamine
 import xlsxwriter
-from ..core import MgrError, atomic_path
+from ..core import MgrError, atomic_path, existing_folder
 from ..reading import check_members
 from .layouts import layout
 from .synth import CLASSES
@@ -85,8 +85,8 @@ def find_videos(
     report:dict|None=None, # gets 'tried' (folder, found) and 'skipped' (file, why)
 ) -> list[Video]: # by part and number
     "List the recordings below a folder."
-    root, found, tried, left = Path(root).resolve(), {}, [], []
-    if not root.is_dir(): raise MgrError(f'no folder {root}', 'give the folder that holds the unpacked archives')
+    found, tried, left = {}, [], []
+    root = existing_folder(Path(root).resolve(), 'give the folder that holds the unpacked archives')
     for part in PARTS:
         if not part and found: break
         for kind, names in folders(part).items():

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from ..core import MgrError, choose, progress, rng
+from ..core import MgrError, choose, existing_folder, progress, rng
 from .layouts import JOINTS, layout, rest_pose
 from .safe_pickle import dump_pickle
 from .skeleton_files import (check_rows, clips_of_pyskl, layout_of, read_pyskl, split_names,
@@ -102,8 +102,7 @@ def find_parts(
     root, # the folder with pickles and lists, at any depth
 ) -> list[Part]: # train, val, test, as far as they are there
     "The parts of the release that are here."
-    root, parts = Path(root), []
-    if not root.is_dir(): raise MgrError(f'no folder {root}', 'give the folder that holds MA52_train.pkl')
+    root, parts = existing_folder(root, 'give the folder that holds MA52_train.pkl'), []
     for name in ('train', 'val', 'test'):
         mine = sorted(p for p in root.rglob('*') if re.search(rf'(?:^|_){name}(?:_|\.)', p.name) and p.is_file())
         here = [[p for p in mine if p.suffix == end] for end in ('.pkl', '.txt')]

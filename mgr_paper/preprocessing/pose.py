@@ -25,7 +25,7 @@ def pose_python() -> Path: # exists
     found = [f for p in places for f in (p, p/'bin'/'python', p/'Scripts'/'python.exe') if f.is_file()]
     if found: return found[0]
     if said: raise MgrError(f'MGR_POSE_PYTHON: no Python at {places[0]}', 'correct it, or run: make pose-env')
-    raise MgrError(f'no pose environment at {places[0]}', 'run: make pose-env in the clone, or set MGR_POSE_PYTHON')
+    raise MgrError(f"no pose environment at {' or '.join(map(str, dict.fromkeys(places)))}", 'run: make pose-env in the clone, or set MGR_POSE_PYTHON')
 
 def packaged_file(
     package:str, # a distribution in the pose environment

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
-from ..core import MgrError, progress, rng
+from ..core import MgrError, existing_folder, progress, rng
 from .layouts import layout, rest_pose
 from .store import Clip, Split, StoreMeta, StoreWriter
 
@@ -102,8 +102,7 @@ def find_samples(
     root, # holds the sequences, at any depth
 ) -> tuple[list[Sample], list[dict]]: # in order; what was left out and why
     "List the sequences by file name."
-    root, found, left = Path(root), {}, []
-    if not root.is_dir(): raise MgrError(f'no folder {root}', 'give the folder that holds Sample0001 and the others')
+    root, found, left = existing_folder(root, 'give the folder that holds Sample0001 and the others'), {}, []
     for path in sorted(root.rglob('*_skeleton.csv')):
         m = NAME.fullmatch(path.name)
         number = int(m[1]) if m else 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from scipy.io import loadmat, savemat, whosmat
-from ..core import MgrError, choose, progress, rng, root
+from ..core import MgrError, choose, existing_folder, progress, rng, root
 from .store import Clip, ClipStore, Split, StoreMeta, StoreWriter
 
 # %% ../../nbs/1_preprocessing/16_utd_mhad.ipynb #bc4657e2
@@ -95,8 +95,7 @@ def find_trials(
     folder, # holds the .mat files, at any depth
 ) -> tuple[list[Trial], list[dict], int]: # recordings in order, what was left out and why, inertial files
     "List the recordings by file name."
-    folder, files, left, inertial = Path(folder), {}, [], 0
-    if not folder.is_dir(): raise MgrError(f'no folder {folder}', 'point MGR_UTD_ROOT or the root at UTD-MHAD')
+    folder, files, left, inertial = existing_folder(folder, 'point MGR_UTD_ROOT or the root at UTD-MHAD'), {}, [], 0
     for path in sorted(folder.rglob('*.mat')):
         m = NAME.fullmatch(path.name)
         key = m and tuple(map(int, m.groups()[:3]))

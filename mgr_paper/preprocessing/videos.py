@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from ..core import MgrError, choose, progress
+from ..core import MgrError, choose, existing_folder, progress
 from .frames import probe
 from .imigue_clips import Crop, Span, crop_clips, fit
 from .layouts import convert, layout as find_layout
@@ -47,7 +47,8 @@ def read_table(
         with open(path, newline='', encoding='utf-8-sig') as f: rows = list(csv.DictReader(f))
     except (OSError, ValueError, csv.Error) as e: raise MgrError(f'cannot read {path}: {e}', 'save it in UTF-8') from e
     for i, row in enumerate(rows, 2):
-        if None in row or not {'file', 'class', 'subject'} <= row.keys(): raise MgrError(f'{path}, row {i}', fix)
+        if lacks := {'file', 'class', 'subject'} - row.keys(): raise MgrError(f"{path}, row 1 has no {', '.join(sorted(lacks))}", fix)
+        if None in row: raise MgrError(f'{path}, row {i} has more fields than the header', fix)
         row = {k.strip(): (v or '').strip() for k, v in row.items()}
         numbers = [row.get(k, '') for k in ('start', 'end')]
         if not all(re.fullmatch('[0-9]{0,9}', n) for n in numbers):
@@ -81,8 +82,7 @@ def find_stretches(
     root, # the folder
 ) -> tuple[list[Stretch], list[dict]]: # what is labelled; what was left out and why
     "What labels.csv says, else what the folders say."
-    root = Path(root)
-    if not root.is_dir(): raise MgrError(f'no folder {root}', 'give the folder with the videos')
+    root = existing_folder(root, 'give the folder with the videos')
     out, left = (read_table(root/'labels.csv'), []) if (root/'labels.csv').is_file() else read_folders(root)
     if not out: raise MgrError(f'no labelled video in {root}', 'make a folder for each class, or a table labels.csv')
     return out, left
