@@ -268,9 +268,14 @@ def test_short_help_is_not_cut_off(monkeypatch):
 
 def test_interrupt_and_version():
     assert ask("--version").stdout == f"mgr-paper {mgr_paper.__version__}\n"
-    code = "import sys, mgr_paper.commands.doctor as d; d.machine = lambda: (_ for _ in ()).throw(KeyboardInterrupt); from mgr_paper.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True)
-    assert done.returncode == 130 and done.stderr.strip() == "error: interrupted"
+    last = "error: interrupted. the same command goes on from what was saved last"
+    for module, name, raised, words, said in (("commands.doctor", "machine", "KeyboardInterrupt", ["doctor"], "error: interrupted"),
+                                              ("commands.doctor", "machine", "MgrError('interrupted', 'go on')", ["doctor"], "error: interrupted. go on"),
+                                              ("evidence.stages", "train_run", "KeyboardInterrupt", ["train", "s", "--branch", "joint", "--out", "o"], last)):
+        code = (f"import mgr_paper.{module} as m; from mgr_paper.core import MgrError; m.{name} = lambda *a: (_ for _ in ()).throw({raised}); "
+                "from mgr_paper.cli import main; main()")
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert done.returncode == 130 and done.stderr.strip() == said, done.stderr
 
 
 def test_bar_with_remaining_time(tmp_path):

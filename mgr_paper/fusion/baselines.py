@@ -51,7 +51,7 @@ def fit_stack(
     "A logistic regression on the log-probabilities of all streams."
     with warnings.catch_warnings():  # few clips a class: scikit-learn then asks whether labels are meant
         warnings.filterwarnings('ignore', 'The number of unique classes', UserWarning)
-        return LogisticRegression(C=C, max_iter=500, tol=1e-3).fit(log_probs(held.logits), held.y)
+        return LogisticRegression(C=C, solver='newton-cg', tol=1e-8, max_iter=200).fit(log_probs(held.logits), held.y)
 
 def stack_probs(
     model: LogisticRegression,
