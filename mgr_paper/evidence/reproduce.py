@@ -148,7 +148,9 @@ def stop(
         with suppress(subprocess.TimeoutExpired): process.wait(patience)
         deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background of a script, and so is Snakemake
         process.send_signal(signal.SIGTERM if deaf else signal.SIGINT)  # nothing happens where it has ended
-        if local: end_begun(process)
+        if local:
+            with suppress(subprocess.TimeoutExpired): process.wait(1)  # it hears first, or would begin others in the place of those that end
+            end_begun(process)
     process.wait()
     drain.join(GRACE)
 
