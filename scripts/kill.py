@@ -45,13 +45,8 @@ figures = figures
 [roots]
 utd-mhad = raw
 [plan smoke utd-mhad]
-splits =
-seeds =
-methods =
-[grid t2 smoke utd-mhad]
 splits = odd-even
 seeds = 0
-branches = joint
 """
 
 
