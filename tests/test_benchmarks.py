@@ -1,5 +1,6 @@
 "Benchmarks that measure when told to: at a tiny size from end to end; their pages as functions of the rows alone; what they would not let pass."
 import csv
+import runpy
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 from papermill import PapermillExecutionError
 
 from mgr_paper.batch import run_notebook
-from mgr_paper.core import MgrError
+from mgr_paper.core import MgrError, root
+from mgr_paper.evidence.experiments import runs
 
 BENCHMARKS = Path(__file__).resolve().parent.parent/'nbs'/'benchmarks'
 TINY = dict(tiers={'small': 'smoke', 'full': 'smoke'}, clips={'small': 3, 'full': 2}, views={'small': 2, 'full': 1},
@@ -108,3 +110,10 @@ def test_inference_with_files(tmp_path):
 
 def test_a_benchmark_that_was_never_run_says_so(tmp_path):
     with pytest.raises(MgrError, match='nothing has been measured: no .*growth.csv. set measure = True'): run('growth', tmp_path)
+
+
+def test_the_plan_of_the_kills_is_one(tmp_path, monkeypatch):
+    "What scripts/kill.py gives `reproduce` to do can be read, and is something."
+    (tmp_path/"settings.ini").write_text(runpy.run_path(str(root()/"scripts"/"kill.py"))["SETTINGS"])
+    monkeypatch.setenv("MGR_ROOT", str(tmp_path))
+    assert len(runs("smoke", "utd-mhad")) > 3
