@@ -75,8 +75,8 @@ def gap(one, two):
 # AVX-512, whose kernels add in yet another order, R(2+1)D 2e-2, 1e-6, 2e-2, 7e-2 loosely.
 TIGHT = {'joint': (1e-4, 1e-6, 1e-5, 1e-5), 'heatmap': (1e-4, 1e-6, 1e-5, 1e-5), 'r2plus1d': (1e-4, 1e-6, 1e-3, 2e-3),
          'mmtm': (1e-4, 1e-6, 1e-3, 2e-3)}
-LOOSE = {'joint': (1e-4, 1e-5, 2e-3, 1e-3), 'heatmap': (2e-2, 1e-5, 1e-2, 1e-2), 'r2plus1d': (5e-2, 1e-5, 5e-2, .2),
-         'mmtm': (5e-2, 1e-5, 5e-2, .2)}
+LOOSE = {'joint': (1e-4, 1e-5, 2e-3, 1e-3), 'heatmap': (2e-2, 1e-5, 1e-2, 1e-2), 'r2plus1d': (3e-2, 1e-5, 5e-2, .2),
+         'mmtm': (1e-2, 1e-5, 5e-2, .2)}
 
 
 @pytest.mark.parametrize('case', TIGHT)
