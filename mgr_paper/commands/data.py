@@ -47,7 +47,7 @@ def show_report(
     show({k: words(v) for k, v in report.items() if k not in lists and v != {}} | {"skipped": len(lists["skipped"])}, title)
     for folder, found in lists["tried"]: print("looked in", folder, "- found" if found else "- nothing")
     for word in ("notes", "skipped"):
-        for row in lists[word]: print(word.removesuffix("s"), row["file"], "-", row["why"])
+        for row in lists[word]: print(word.removesuffix("s"), row["why"] if row["file"] in row["why"] else f"{row['file']} - {row['why']}")
 
 # %% ../../nbs/8_commands/82_data.ipynb #7d20c581
 def _layouts() -> list[str]:

@@ -43,7 +43,7 @@ def train(
     show(record["metrics"], f"{record['row']} on {SCORED[record['extra']['scored']]}, in {out}")
 
 # %% ../../nbs/8_commands/83_stages.ipynb #21bc518b
-METHODS = ("cmpl", "self", "continued", "fixmatch", "dann", "shot", "oracle", "cmpl-inductive")
+METHODS = ("cmpl", "self", "continued", "fixmatch", "dann", "shot", "oracle", "cmpl-inductive", "cmpl-inductive-people")
 
 @command("adapt stores/utd runs/joint runs/heatmap runs/depth --out runs/cmpl")
 def adapt(

@@ -182,7 +182,7 @@ def matching_runs(
             if r[field] != records[0][field]:
                 name, mine, other = first_difference({field: r[field]}, {field: records[0][field]})
                 raise MgrError(f"{folder} differs from {folders[0]} in {name}: {mine!r:.80} and {other!r:.80}",
-                               "give runs of one data set, split and tier")
+                               f"give runs of one tier and the same {', '.join(fields)}")
     return records
 
 # %% ../../nbs/7_evidence/77_stages.ipynb #4601d31e
@@ -260,7 +260,7 @@ def fuse_runs(
     if len(folders) < 2: raise MgrError(f"{len(folders)} run cannot vote", "give two or more")
     for i, f in enumerate(folders):
         if f.resolve() in [g.resolve() for g in folders[:i]]: raise MgrError(f"{f} would vote twice", "give every run once")
-    records = matching_runs(folders)
+    records = matching_runs(folders, ("data", "split", "method", "round"))
     for f, r in zip(folders, records):
         if r["branch"] == "vote": raise MgrError(f"{f} is a vote itself", "give the runs of its networks")
     first, cfg = records[0], from_dict(records[0]["config"], RunConfig)

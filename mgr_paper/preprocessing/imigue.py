@@ -308,7 +308,7 @@ def read_subjects(
     out, fix = {}, 'mend the table of people'
     for k, line in enumerate(read_text(path, notes).splitlines(), 1):
         row = [v.strip().strip('"') for v in re.split(r'[,;\t]', line)]
-        if not any(row) or k == 1 and not row[0].isdigit() and 'video' in row[0].lower(): continue
+        if not any(row) or k == 1 and not re.search(r'\d', row[0]): continue  # a heading names no video
         if len(row) != 2 or not row[1]: raise MgrError(f'{path}: line {k} is not video_id,subject_id', fix)
         video = row[0].zfill(4)
         if not ID.fullmatch(video):
