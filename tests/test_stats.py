@@ -10,8 +10,8 @@ from statsmodels.stats.multitest import multipletests
 
 from mgr_paper.core import MgrError
 from mgr_paper.evidence.metrics import metrics, per_class
-from mgr_paper.evidence.stats import (bootstrap, by_person, draw_weights, holm, interval_text, mcnemar,
-                                      paired_difference, people_text, pooled, sign_flip)
+from mgr_paper.evidence.stats import (Interval, bootstrap, by_person, draw_weights, holm, interval_text, mcnemar,
+                                      paired_difference, people_text, pooled, shown_sign, sign_flip, swap_test)
 
 
 def made_up(N=500, K=32, people=8, videos=5, seed=0):
@@ -101,6 +101,37 @@ def test_sign_flips_of_eight_people():
     one_against = sign_flip([.1]*7 + [-.1])
     assert one_against['p'] == 18/256 and one_against['smallest'] == 2/256      # one or none dissenting, either way
     assert '0.0078' in people_text(8)
+
+
+def test_equal_methods_are_seldom_told_apart():
+    g, found = np.random.default_rng(2), []
+    for _ in range(150):
+        people = np.repeat(np.arange(7), 24)
+        y = g.integers(0, 5, len(people))
+        skill = g.uniform(.3, .9, 7)[people]                                    # people differ, the two methods do not
+        a, b = (np.where(g.random(len(y)) < skill, y, g.integers(0, 5, len(y))) for _ in 'ab')
+        found.append(swap_test('f1_macro', [(y, a, b, people)])['p'])
+    assert np.mean(np.array(found) <= .05) <= .1 and min(found) >= 2/2**7
+    better = np.where(g.random(len(y)) < .5, y, a)
+    assert swap_test('f1_macro', [(y, better, a, people)])['p'] == 2/2**7        # everybody gains
+
+
+def test_places_are_changed_in_all_runs_at_once():
+    y, a, b, person, video = made_up(N=300, people=16)
+    names, half = np.array([f'p{p}' for p in person]), slice(0, 150)
+    runs = [(y, a, b, names), (y[half], b[half], a[half], names[half])]
+    found = swap_test('f1_macro', runs)
+    assert not found['exact'] and found['people'] == len(set(names)) > 14
+    assert abs(found['mean'] - pooled('f1_macro', runs, n=1).value) < 1e-12
+    assert found == swap_test('f1_macro', runs) and swap_test('f1_macro', runs, seed=1)['p'] != 0
+    back = swap_test('f1_macro', [(y, b, a, who) for y, a, b, who in runs])
+    assert back['mean'] == -found['mean'] and back['p'] == found['p']            # which one is called a does not matter
+    with pytest.raises(MgrError, match='unknown statistic'): swap_test('kappa', runs)
+
+
+def test_what_may_be_said_needs_interval_and_p():
+    for low, high, p, sign in ((.001, .02, .05, 1), (.001, .02, .0501, 0), (-.001, .02, .001, 0), (-.02, -.001, '< 0.001', -1), (-.02, .001, '0.010', 0)):
+        assert shown_sign(interval_text(Interval((low + high)/2, low, high, 8, 100), signed=True), p) == sign
 
 
 def test_wrong_input_is_named():

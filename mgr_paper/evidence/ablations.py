@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .results import Results
-from .stats import by_person, effect_size, holm, interval_text, pooled, sign_flip
+from .stats import by_person, effect_size, holm, interval_text, pooled, swap_test
 from .variants import variant
 
 # %% ../../nbs/7_evidence/73b_ablations.ipynb #fe835648
@@ -74,7 +74,7 @@ def variant_differences(
             pairs = [(y, p, q, g) for (y, p, g), (_, q, _) in zip(runs[v], runs[against])]
             if v == against or not pairs: continue
             d = list(by_person(stat, pairs).values())
-            test = sign_flip(d)
+            test = swap_test(stat, pairs)
             rows.append({"row": label_of(v), "against": label_of(against), "branch": b,
                          "difference": interval_text(pooled(stat, pairs), signed=True), "d_z": f"{effect_size(d).value:.2f}".replace("nan", "—"),
                          "p": test["p"], "people": test["people"], "runs": len(pairs)})

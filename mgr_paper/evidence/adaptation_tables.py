@@ -17,7 +17,7 @@ from ..config import CmplConfig, from_dict, override
 from ..core import MgrError
 from .ablations import NOT_RUN
 from .results import Key, Results, before_of, choices, label, panel, stream_predictions
-from .stats import by_person, effect_size, holm, interval_text, pooled, replicates, sign_flip
+from .stats import by_person, effect_size, holm, interval_text, pooled, replicates, swap_test
 from .tables import adapted_too, spread
 from .variants import NOISE, VARIANTS
 from ..fusion.calibrate import softmax
@@ -103,7 +103,7 @@ def adaptation_differences(
         for name, runs in there.items():
             if streams and name not in streams: continue
             d = list(by_person(stat, runs).values())
-            test = sign_flip(d)
+            test = swap_test(stat, runs)
             out.append({"method": row_label(row), "stream": name, "difference": interval_text(pooled(stat, runs), signed=True),
                         "d_z": f"{effect_size(d).value:.2f}", "p": test["p"], "people": test["people"], "runs": len(runs)})
     table = pd.DataFrame(out, columns=["method", "stream", "difference", "d_z", "p", "p (Holm)", "people", "runs"])

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['HOLDS', 'FAILS', 'OPEN', 'ABSENT', 'NEEDS', 'NO_RGB', 'GROUPS', 'SOURCE', 'CMPL1', 'CMPL2', 'VOTES2', 'CLAIMS',
            'Part', 'corrected', 'judge', 'setting_groups', 'paired', 'mean_draws', 'mean_part', 'difference',
-           'overconfidence', 'class_margin', 'trained', 'best_of', 'changed', 'label_parts', 'Claim', 'balanced',
-           'tailed', 'gains', 'vote_over_best', 'across', 'tail_recall', 'overall', 'margins', 'crops', 'temperature',
-           'sure_labels', 'p_text', 'part_text', 'decide', 'claims_table', 'claims_takeaway']
+           'overconfidence', 'fitted', 'class_margin', 'trained', 'best_of', 'changed', 'label_parts', 'Claim',
+           'balanced', 'tailed', 'gains', 'vote_over_best', 'across', 'tail_recall', 'overall', 'margins', 'crops',
+           'temperature', 'sure_labels', 'p_text', 'part_text', 'decide', 'claims_table', 'claims_takeaway']
 
 # %% ../../nbs/7_evidence/73f_claims.ipynb #73f00003
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .results import Key, Results, panel, stream_predictions
-from .stats import Interval, by_person, draw_weights, holm, interval_text, pooled, sign_flip, units
+from .results import Key, Results, choices, panel, stream_predictions
+from .stats import Interval, draw_weights, holm, interval_text, pooled, sign_flip, swap_test, units
 from .variants import VARIANTS
 from ..fusion.calibrate import softmax
 
@@ -119,26 +119,24 @@ def difference(
 ) -> list[Part]: # one, or none where there is no run
     "How much a is better than b."
     if not pairs: return []
-    if stat == "f1_micro": return mean_part(what, [((a == y)*1. - (b == y), g) for y, a, b, g in pairs], margin)
-    p = sign_flip(list(by_person(stat, pairs).values()))["p"]
-    return [Part(what, pooled(stat, pairs), p, len(pairs), margin)]
+    return [Part(what, pooled(stat, pairs), swap_test(stat, pairs)["p"], len(pairs), margin)]
 
 # %% ../../nbs/7_evidence/73f_claims.ipynb #73f0000e
-def overconfidence(
-    results: Results,
-    settings: tuple[str, ...],
-    scaled: bool, # what the chosen temperatures take away, instead of what there is at T = 1
-) -> list[Part]: # one a branch
-    "Confidence minus share right of the streams before adaptation."
+def overconfidence(results: Results, settings: tuple[str, ...]) -> list[Part]: # one a branch
+    "Confidence minus share right of the streams before adaptation, at T = 1."
     out = []
     for i, b in enumerate(results.branches):
         runs = []
         for k in results.keys("source", 0, settings):
             p = panel(results, k)
-            plain = softmax(p.logits[i]).max(-1)
-            runs.append((plain - (p.probs[i].max(-1) if scaled else p.probs[i].argmax(-1) == p.y), p.groups))
-        out += mean_part(f"{b}: {'less confident by' if scaled else 'confidence over accuracy'}", runs)
+            runs.append((softmax(p.logits[i]).max(-1) - (p.logits[i].argmax(-1) == p.y), p.groups))
+        out += mean_part(f"{b}: confidence over accuracy", runs)
     return out
+
+def fitted(results: Results, settings: tuple[str, ...]) -> np.ndarray: # (fits,M)
+    "Every temperature that held-out source people chose, once: seeds that share held-out scores share a fit."
+    found = sorted({(k.setting, *choices(results, k)[0].round(6)) for k in results.keys("source", 0, settings)})
+    return np.array([T for _, *T in found]).reshape(len(found), len(results.branches))
 
 def class_margin(logits: np.ndarray, y: np.ndarray) -> np.ndarray: # (N,K), (N,) -> (N,) in [-1,1]
     "By how much the true class is ahead of the next."
@@ -256,8 +254,10 @@ def crops(**other) -> Callable: # of Results
 
 # %% ../../nbs/7_evidence/73f_claims.ipynb #73f00019
 def temperature(results: Results) -> list[Part]:
-    "The streams are over-confident, and the chosen temperatures make them less so."
-    return [q for scaled in (False, True) for q in overconfidence(results, balanced(results), scaled)]
+    "The streams are over-confident, and every fitted temperature makes them less so."
+    T, out = fitted(results, balanced(results)), overconfidence(results, balanced(results))
+    return out + [Part(f"{b}: T − 1 times 100", Interval(*(float(f(t - 1)) for f in (np.mean, np.min, np.max)), 0, 0), None, len(t))
+                  for b, t in zip(results.branches, T.T) if len(t)]
 
 def sure_labels(results: Results) -> list[Part]:
     "Kept labels are right more often than all labels would be, in every run, and above the review's 60 %."
@@ -278,10 +278,10 @@ CLAIMS = [
     Claim("vote-after", "CMPL improves the fused system", "inferred: it is part of the submitted system", "V0",
           "both votes gain by one round of CMPL", gains(CMPL1, SOURCE, VOTES2)),
     Claim("rounds", "Further rounds of CMPL help further", "inferred: it is called iterative", "T3",
-          "every branch gains from round 1 to round 2", gains(CMPL2, CMPL1)),
+          "every branch gains from round 1 to round 2; as many further steps are no control here", gains(CMPL2, CMPL1)),
     Claim("labels", "Consensus on the test set gives labels of high confidence that can be used as if supervised",
           "stated: abstract", "T7",
-          "in every run the kept labels are right more often than all would be, and above the review's 60 %", sure_labels),
+          "in every run the kept labels are right more often than all would be, and above 60 %, which the review is said to name", sure_labels),
 ]
 
 # %% ../../nbs/7_evidence/73f_claims.ipynb #73f0001a
@@ -295,7 +295,7 @@ CLAIMS += [
     Claim("ose-tail", "OSE protects the tail", "stated: abstract, summary", "T2",
           "every branch recalls more of the tail classes with OSE than without, both with weights", tail_recall("", "weights")),
     Claim("temperature", "Networks are over-confident, temperature scaling reduces it", "stated: abstract", "F6",
-          "every branch is more confident than right at T = 1, and less so at the chosen T", temperature),
+          "every branch is more confident than right at T = 1, and every fitted T is above 1", temperature),
     Claim("vote", "A soft vote of the calibrated streams improves on the single streams",
           "stated: late fusion, abstract; that it improves is inferred", "T4",
           "both votes are better than the branch that is best on these test clips", vote_over_best),

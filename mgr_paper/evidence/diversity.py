@@ -16,6 +16,7 @@ from .fusion_tables import Draws, shown
 from .results import Key, Results, before_of, label, panel
 from .experiments import METHOD_LABEL
 from .stats import Interval, holm, interval_text, sign_flip
+from .tables import adapted_too
 from ..fusion.vote import vote
 
 # %% ../../nbs/7_evidence/73h_diversity.ipynb #c7350025
@@ -134,7 +135,7 @@ def level_table(
 ) -> pd.DataFrame: # rows: no adaptation and each kind; all measures with intervals, per cent but for rho
     "How good and how alike the streams are, and what the vote makes of them."
     M, found = len(results.branches), before_after(results, settings)
-    rows = {"no adaptation": [counted(results, k) for k in results.keys("source", 0, settings)]}
+    rows = {"no adaptation": [counted(results, k) for k in adapted_too(results, settings)]}
     for name, f in found.items():
         if f["kind"][0].endswith("-inductive"): rows["no adaptation, clips of the next row"] = f["before"]
         rows[name] = f["after"]

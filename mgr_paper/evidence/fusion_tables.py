@@ -16,7 +16,7 @@ import pandas as pd
 
 from .experiments import DATA
 from .results import Key, Results, before_of, label, panel, stages, stream_predictions
-from .stats import (Interval, by_person, draw_weights, effect_size, holm, interval_text, mcnemar, mean_over_runs, sign_flip,
+from .stats import (Interval, by_person, draw_weights, effect_size, holm, interval_text, mcnemar, mean_over_runs, swap_test,
                                       units)
 from ..core import MgrError, choose
 from ..fusion.baselines import RULES, HeldOut, choose_C, combine, fit_stack
@@ -207,7 +207,7 @@ def fusion_table(
             line[AGAINST] = interval_text(draws.interval([value[r][k] - value["equal"][k] for k in found]), signed=True)
             pairs = [(y, q.argmax(1), rows["equal"][k][1].argmax(1), g) for k, (y, q, g) in found.items()]
             d = list(by_person(stat, pairs).values())
-            p[-1], line["d_z"] = sign_flip(d)["p"], f"{effect_size(d).value:+.2f}".replace("-", "−").replace("+nan", "—")
+            p[-1], line["d_z"] = swap_test(stat, pairs)["p"], f"{effect_size(d).value:+.2f}".replace("-", "−").replace("+nan", "—")
         out.append(line)
     p, family = np.array(p), np.isfinite(p)
     corrected = np.full(len(p), np.nan)
@@ -243,7 +243,7 @@ def significance_table(
             if not shared: continue
             pairs = [(found[a][k][1], found[a][k][0][name], found[b][k][0][name], found[a][k][2]) for k in shared]
             d = list(by_person(stat, pairs).values())
-            test, dz = sign_flip(d), effect_size(d)
+            test, dz = swap_test(stat, pairs), effect_size(d)
             i = draws.interval([value[a, name][k] - value[b, name][k] for k in shared])
             clips = mcnemar(*(np.concatenate([pair[j] for pair in pairs]) for j in range(3)))
             rows.append({"stream": name, "a": label(*a), "b": label(*b), "difference": i.value, "low": i.low, "high": i.high,

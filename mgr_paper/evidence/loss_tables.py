@@ -14,7 +14,7 @@ from ..core import MgrError
 from .ablations import NOT_RUN, label_of, named
 from .metrics import class_groups
 from .results import Results
-from .stats import by_person, effect_size, holm, interval_text, pooled, sign_flip
+from .stats import attainable, by_person, effect_size, holm, interval_text, pooled, shown_sign, swap_test
 
 # %% ../../nbs/7_evidence/73c_loss_tables.ipynb #a73c0006
 def tailed(results: Results) -> tuple[str, ...]: # splits, sorted
@@ -72,12 +72,12 @@ def takeaway(
     "What the differences say, in the order of their size."
     if not len(differences): return "Nothing to compare: no two rows were run on the same splits and seeds."
     value = differences.difference.str.extract(r"^(\S+) \[")[0].str.replace("−", "-").astype(float)
-    p = differences["p (Holm)"].str.replace("< ", "").astype(float)
-    clear, where = p < .05, "branch" if "branch" in differences else "classes"
+    sign, where = differences.apply(lambda r: shown_sign(r.difference, r["p (Holm)"]), axis=1), "branch" if "branch" in differences else "classes"
     say = lambda i: f"{differences.row[i]} on {differences[where][i]} {differences.difference[i]} points"
-    text = f"Of {len(p)} differences against {differences.against[0]}, {(value > 0).sum()} point up; "
-    up, down = (clear & (value > 0)).sum(), (clear & (value < 0)).sum()
-    text += f"{up + down} have a corrected p below 0.05 ({up} up, {down} down). "
+    text = f"Of {len(value)} differences against {differences.against[0]}, {(value > 0).sum()} point up; "
+    n, up, down = differences.people.max(), (sign > 0).sum(), (sign < 0).sum()
+    text += (f"{n} people cannot decide so many (least corrected p {attainable(n, len(sign)):.2g}). " if attainable(n, len(sign)) > .05
+             else f"{up + down} are shown ({up} up, {down} down). ")
     return text + f"Largest: {say(value.idxmax())}; smallest: {say(value.idxmin())}."
 
 # %% ../../nbs/7_evidence/73c_loss_tables.ipynb #a73c0013
@@ -129,7 +129,7 @@ def recall_differences(
             pairs = [(y, p, q, who) for (y, p, who), (_, q, _) in zip(found[v][g], found[against][g])]
             if v == against or not pairs: continue
             d = list(by_person("mean_class_acc", pairs).values())
-            test = sign_flip(d)
+            test = swap_test("mean_class_acc", pairs)
             rows.append({"row": label_of(v), "against": label_of(against), "classes": g,
                          "difference": interval_text(pooled("mean_class_acc", pairs), signed=True),
                          "d_z": f"{effect_size(d).value:.2f}".replace("nan", "—"), "p": test["p"],

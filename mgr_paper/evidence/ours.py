@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..core import MgrError
 from .results import Key, Results, choices, panel
-from .stats import STATISTICS, by_person, effect_size, interval_text, pooled, sign_flip
+from .stats import STATISTICS, by_person, effect_size, interval_text, pooled, swap_test
 from ..fusion.calibrate import softmax
 from ..fusion.vote import vote
 
@@ -136,7 +136,7 @@ def contest_table(
         rows.append({"": n, "is": "rival" if n.endswith(RIVALS) else "challenger",
                      "value": interval_text(pooled(stat, [(y, row[n], g) for row, y, g in here])),
                      "minus": best, "difference": "itself" if itself else interval_text(pooled(stat, pairs), signed=True),
-                     "d_z": "" if itself else f"{effect_size(d).value:.2f}".replace("nan", "—"), "p": "" if itself else f"{sign_flip(d)['p']:.3f}",
+                     "d_z": "" if itself else f"{effect_size(d).value:.2f}".replace("nan", "—"), "p": "" if itself else f"{swap_test(stat, pairs)['p']:.3f}",
                      "people": len(d), "runs": len(here)})
     return pd.DataFrame(rows)
 

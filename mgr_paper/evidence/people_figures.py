@@ -15,15 +15,15 @@ from matplotlib.figure import Figure
 from ..core import MgrError
 from .figures import LABELS, MUTED, canvas, must_have, settle, stream_look, style
 from .results import Key, Results, before_of, panel, stream_predictions
-from .stats import Interval, by_person, draw_weights, pooled
+from .stats import Interval, by_person, pooled
 
 # %% ../../nbs/7_evidence/74f_people_figures.ipynb #42a88f70
 def slopes(
     results: Results,
     keys: list[Key], # runs after adaptation, of one method and round
     streams: tuple[str, ...], # branches and votes
-) -> dict[str, tuple[dict, Interval]]: # stream -> (person -> (accuracy before, after), mean change over people)
-    "Each person's accuracy before and after adaptation, and the mean change with its interval over people."
+) -> dict[str, tuple[dict, Interval]]: # stream -> (person -> (accuracy before, after), mean change over runs)
+    "Each person's accuracy before and after adaptation, and the mean change with its interval over people and their videos."
     both = []
     for key in keys:
         after, y, groups = stream_predictions(results, key)
@@ -32,11 +32,7 @@ def slopes(
     out = {}
     for s in streams:
         first, last = (by_person("accuracy", [(y, p[k][s], g) for *p, y, g in both]) for k in (0, 1))
-        change = np.array([last[p] - first[p] for p in first])
-        drawn = draw_weights(np.arange(len(change)), 2000) @ change/len(change)
-        low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
-        span = Interval(float(change.mean()), low, high, len(change), sum(len(y) for *_, y, _ in both))
-        out[s] = {p: (first[p], last[p]) for p in first}, span
+        out[s] = {p: (first[p], last[p]) for p in first}, pooled("accuracy", [(y, a[s], b[s], g) for b, a, y, g in both])
     return out
 
 def seen_level(

@@ -16,7 +16,7 @@ from ..adaptation.cmpl import diversity
 from ..core import atomic_path
 from .experiments import DATA, METHOD_LABEL
 from .results import VOTES, Key, Results, before_of, label, panel, stages, stream_predictions
-from .stats import by_person, holm, interval_text, pooled, sign_flip
+from .stats import holm, interval_text, pooled, swap_test
 from ..fusion.calibrate import ece, softmax
 
 # %% ../../nbs/7_evidence/73_tables.ipynb #a0d65452
@@ -79,7 +79,7 @@ def difference_table(
                 for ka, kb in keys]
         for name in (*results.branches, "equal vote", "tuned vote") if both else ():
             runs = [(y, pa[name], pb[name], g) for (pa, y, g), (pb, _, _) in both]
-            test = sign_flip(list(by_person(stat, runs).values()))
+            test = swap_test(stat, runs)
             first.append(not primary or (a, b, name) in primary)
             rows.append({"comparison": f"{label(*a)} − {label(*b)}", "stream": name,
                          "difference": interval_text(pooled(stat, runs), signed=True),

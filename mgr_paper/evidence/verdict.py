@@ -87,7 +87,7 @@ def label_text(
     side = "never" if not low else "always" if low == len(right) else f"in {low} of {len(right)} runs"
     return (f"The labels covered {100*kept:.0f} % of the clips and {100*np.mean(right):.1f} % of them were right "
             f"({100*min(right):.1f} to {100*max(right):.1f} over {len(right)} runs): "
-            f"{side} under the review's {100*limit:.0f} %.")
+            f"{side} under the {100*limit:.0f} % that the review is said to name.")
 
 # %% ../../nbs/7_evidence/73j_verdict.ipynb #73e00012
 def break_even_text(
@@ -103,12 +103,13 @@ def break_even_text(
         found = {n: crossing_text(accuracy, curves[n]) for n in (*results.branches, "equal vote") if n in curves}
         if not found: continue
         sides = {"help": [n for n, (_, (_, _, high)) in found.items() if high < limit],
-                 "harm": [n for n, (_, (_, low, _)) in found.items() if low > limit]}
-        sides["are not shown to do either for"] = [n for n in found if n not in sides["help"] + sides["harm"]]
+                 "do not help": [n for n, (_, (_, low, _)) in found.items() if low > limit]}
+        sides["are not shown to do either for"] = [n for n in found if n not in sides["help"] + sides["do not help"]]
         said = "; they ".join(f"{word} {listed(names)}" for word, names in sides.items() if names)
         at = listed([f"{text} for {n}" for n, (text, _) in found.items()])
-        out.append(f"With {kind} noise, labels harm under an accuracy of {at} "
-                   f"({runs} runs, {people} people); labels that are {100*limit:.0f} % right {said}.")
+        least = "" if np.isfinite([v for _, (v, *_) in found.values()]).all() else f", where < {accuracy[0]:.2f} means that none that was run did harm"
+        out.append(f"With {kind} noise, labels begin to help at an accuracy of {at} "
+                   f"({runs} runs, {people} people{least}); labels that are {100*limit:.0f} % right {said}.")
     return " ".join(out) or "Accuracy under which labels harm: not run."
 
 # %% ../../nbs/7_evidence/73j_verdict.ipynb #73e00015
@@ -123,9 +124,8 @@ def tail_parts(
     settings: tuple[str, ...],
     stream: str,
 ) -> list[Part]: # those that were run
-    "Naive CMPL against none, the method against naive, each part's worth, leave-one-out against the method."
+    "Naive CMPL against none, each part's worth, leave-one-out against the method: what is printed, and so corrected, together."
     asked = [("naive CMPL − no adaptation", ("cmpl", 1, "naive"), ("source", 0)),
-             ("CMPL − no adaptation", ("cmpl", 1), ("source", 0)), ("CMPL − naive CMPL", ("cmpl", 1), ("cmpl", 1, "naive")),
              *((f"{PARTS_OF[v]}: CMPL − CMPL without", ("cmpl", 1), ("cmpl", 1, v)) for v in PARTS_OF),
              ("leave-one-out − CMPL", ("cmpl", 1, "loo"), ("cmpl", 1))]
     return [q for what, a, b in asked for q in difference(what, paired(results, settings, a, b, (stream, stream)), "f1_macro")]
@@ -159,7 +159,8 @@ def ours_parts(
     runs = contest(results, settings)
     if not runs: return []
     best = strongest_rival(runs, stat)
-    asked = {"the vote without adaptation": "vote, no adaptation", f"the strongest rival ({best})": best}
+    asked = {"the vote without adaptation": "vote, no adaptation"}
+    if best not in asked.values(): asked[f"the strongest rival ({best})"] = best
     return [q for what, n in asked.items()
             for q in difference(what, [(y, row["vote, CMPL round 2"], row[n], g) for row, y, g in runs], stat)]
 
@@ -168,13 +169,14 @@ def ours_text(
     settings: tuple[str, ...],
     stat: str = "f1_micro",
 ) -> str: # a sentence or two
-    "Whether two rounds cost the vote, and whether they beat what can be had without them."
+    "Whether two rounds cost the vote, and whether they beat what can be had without them; the same rival is named once."
     parts = ours_parts(results, settings, stat)
     if not parts: return "Two rounds against every rival: not run."
     word = {"helps": "better than", "hurts": "worse than", "shows no difference for": "not shown to differ from"}
-    said = [f"{word[direction(q, p)]} {q.what} ({number_text(q, p)})" for q, p in zip(parts, corrected(parts))]
+    twice = lambda q: ", which trained one round" if "self-training" in q.what else ""
+    said = [f"{word[direction(q, p)]} {q.what} ({number_text(q, p)}){twice(q)}" for q, p in zip(parts, corrected(parts))]
     below = "is not below" if parts[0].got.value >= 0 else "is below"
-    return (f"The vote after two rounds, in {SCORES[stat]}, is {listed(said)}; on the mean over splits and seeds it {below} the vote "
+    return (f"The vote after two rounds, in {SCORES[stat]}, is {listed(said)}{', its strongest rival' if len(parts) == 1 else ''}; on the mean over splits and seeds it {below} the vote "
             "without adaptation.")
 
 SCORES = {"f1_micro": "micro-F1", "f1_macro": "macro-F1"}
@@ -232,7 +234,7 @@ def verdict_line(results: Results) -> str: # Markdown, one line
                                      f"(equal vote {interval_text(votes[0].got, signed=True)} points)")
             if ours := ours_parts(results, settings, stat):
                 found.append(f"its vote after round 2 {interval_text(ours[0].got, signed=True)} against none, "
-                             f"{interval_text(ours[-1].got, signed=True)} against {ours[-1].what}"
+                             + (f"{interval_text(ours[-1].got, signed=True)} against {ours[-1].what}" if len(ours) > 1 else "the strongest rival")
                              + (", which trained one round" if "self-training" in ours[-1].what else ""))
         if found: say.append(f"{name}: {'; '.join(found)}")
     return ". ".join(s[0].upper() + s[1:] for s in say) + "." if say else "Not run: no records."
