@@ -284,3 +284,11 @@ def test_bar_with_remaining_time(tmp_path):
     env = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "MGR_BATCH")}
     done = subprocess.run([sys.executable, "-c", "from mgr_paper.cli import main; main()", *words], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and "simulate: 100%" in done.stderr and "it/s" in done.stderr.replace("s/it", "it/s")
+
+
+def test_tables_and_figures_answer_to_their_numbers():
+    from unittest.mock import patch
+    with patch("mgr_paper.evidence.reproduce.reproduce") as run:
+        found = CliRunner().invoke(app, ["reproduce", "--tier", "smoke", "--data", "synth", "--only", "F7, t1,figures,t10_significance,f77"])
+    assert found.exit_code == 0, found.output
+    assert run.call_args.args[3] == ("f7_confusion", "t1_published", "figures", "t10_significance", "f77")  # what is none is refused by its own name

@@ -41,6 +41,7 @@ def reproduce(
     from mgr_paper.core import MgrError
     from mgr_paper.evidence import reproduce as graph
     names = tuple(name.strip() for name in only.split(",") if name.strip())
+    names = tuple(next((t for t in _tables() if t.startswith(f"{name.lower()}_")), name) for name in names)  # F7 is f7_confusion
     if only and not names: raise MgrError(f"--only {only!r} names nothing", "give names of tables or figures, or leave it out")
     return graph.reproduce(tier or settings().tier, data or settings().data, root, names, profile, jobs, dry_run)
 

@@ -113,12 +113,15 @@ def page(
            "over people and their videos; numbers marked as simulated say nothing about real people.\n\n"
            "A difference counts as shown where its interval leaves out zero and its p, corrected over the table or sentence that it stands "
            "in, is at most .05. So one comparison can have another p on another page: V0 answers whether CMPL helps, the other pages ask "
-           "for themselves. Where a page asks more than its people can decide, it says so, and an interval there is a hint.\n\n"
+           "for themselves, and T0's primary comparisons were named when the results of the first seeds were known. Where a page asks more than its people can decide, it says so, and an interval there is a hint.\n\n"
            "Nothing was fitted on test people but this: " + " ".join(LOOKED[d] for d in sets if d in LOOKED)
            + (" **The networks of this tier learned for one pass: its numbers mean nothing, it only shows that everything runs.**" if tier == "smoke" else ""),
            "\n".join(["| | question | " + " | ".join(map(name, sets)) + " |", "|---|---|" + "---|"*len(sets)]
                      + [f"| [{e.id}](#{e.id.lower()}) | {cell(e.title)} | "
                         + " | ".join(cell(takeaway(e, results/d)) for d in sets) + " |" for e in found])]
+    lacking = [f"{name(d)}: {', '.join(ids)}" for d in sets if (ids := [e.id for e in found if takeaway(e, results/d).startswith("Not run")])]
+    if lacking: out.insert(-1, f"Not run at all: {'; '.join(lacking)}. What needs the data of iMiGUE, SMG or MA-52 was run on none of them. Rows that were "
+                               "not run, or in fewer runs than others, say so in their tables.")
     for e in found:
         out += [f'<a id="{e.id.lower()}"></a>', f"## {e.id}: {e.title}", f"{e.subtitle} ([notebook]({link}/{e.stem}.ipynb))"]
         for d in sets:

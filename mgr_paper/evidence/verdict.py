@@ -82,12 +82,12 @@ def label_text(
     "How many labels were kept, how many of them are right, and which side of the limit that is."
     found = labels(results, settings, stage)
     if not found: return "Pseudo-labels: not run."
-    right, kept = [d["precision"] for d in found], np.mean([d["coverage"] for d in found])
+    right, kept, every = [d["precision"] for d in found], *(np.mean([d[k] for d in found]) for k in ("coverage", "label_accuracy"))
     low = sum(r < limit for r in right)
     side = "never" if not low else "always" if low == len(right) else f"in {low} of {len(right)} runs"
     return (f"The labels covered {100*kept:.0f} % of the clips and {100*np.mean(right):.1f} % of them were right "
             f"({100*min(right):.1f} to {100*max(right):.1f} over {len(right)} runs): "
-            f"{side} under the {100*limit:.0f} % that the review is said to name.")
+            f"{side} under the {100*limit:.0f} % that the review is said to name; of all proposals, kept or not, {100*every:.1f} % were right.")
 
 # %% ../../nbs/7_evidence/73j_verdict.ipynb #73e00012
 def break_even_text(
@@ -141,11 +141,11 @@ def tail_text(
     if "naive CMPL − no adaptation" not in named: return "Naive CMPL under a long tail: not run."
     q, p = named["naive CMPL − no adaptation"]
     does = verb(q, p, ("gains", "loses", "is not shown to change"))
-    out = [f"In macro-F1 of the {stream}, naive CMPL {does} against no adaptation ({number_text(q, p)})."]
+    out = [f"In macro-F1 of the {stream}, naive CMPL {does} against no adaptation ({number_text(q, p)}, {q.runs} runs)."]
     worth = {what.split(":")[0]: qp for what, qp in named.items() if what.endswith("CMPL without")}
     worth |= {"a leave-one-out teacher in place of all streams": named[w] for w in ["leave-one-out − CMPL"] if w in named}
     words = ("mends", "harms", "is not shown to matter")
-    said = [f"{what} {verb(*qp, words)} ({number_text(*qp)})" for what, qp in worth.items()]
+    said = [f"{what} {verb(*qp, words)} ({number_text(*qp)}, {qp[0].runs} runs)" for what, qp in worth.items()]
     if said: out.append("What each part is worth: " + "; ".join(said) + ".")
     return " ".join(out)
 
@@ -215,9 +215,9 @@ def verdict_text(results: Results) -> str: # Markdown, a paragraph a kind of set
     return "\n\n".join(group_text(results, *g) for g in groups.items()) if groups else "Not run: no records."
 
 # %% ../../nbs/7_evidence/73j_verdict.ipynb #73e0001e
-def tally(parts: list[Part]) -> str: # 'helps 3 of 3' or 'helps 1 and hurts 1 of 3'
+def tally(parts: list[Part], p: list[float]) -> str: # 'helps 3 of 3' or 'helps 1 and hurts 1 of 3'; p is corrected
     "How many differences are shown, and which way."
-    found = [direction(q, p) for q, p in zip(parts, corrected(parts))]
+    found = list(map(direction, parts, p))
     up, down = found.count("helps"), found.count("hurts")
     words = [f"{w} {n}" for w, n in (("helps", up), ("hurts", down)) if n] or ["is not shown to change any"]
     return f"{listed(words)} of {len(found)}"
@@ -228,13 +228,13 @@ def verdict_line(results: Results) -> str: # Markdown, one line
     for name, settings in setting_groups(results).items():
         found = []
         for stat in scores_of(results, settings):
-            streams = compared(results, settings, ("cmpl", 1), stat=stat, streams=results.branches)
-            votes = compared(results, settings, ("cmpl", 1), stat=stat, streams=VOTES2)
-            if streams: found.append(f"in {SCORES[stat]}, CMPL {tally(streams)} single branches and {tally(votes)} votes "
-                                     f"(equal vote {interval_text(votes[0].got, signed=True)} points)")
+            every = compared(results, settings, ("cmpl", 1), stat=stat)  # branches and both votes, one family as in the text
+            p, n = corrected(every), len(results.branches)
+            if every: found.append(f"in {SCORES[stat]}, CMPL {tally(every[:n], p[:n])} single branches and {tally(every[n:], p[n:])} votes, "
+                                   f"equal and tuned (equal {interval_text(every[n].got, signed=True)} points)")
             if ours := ours_parts(results, settings, stat):
                 found.append(f"its vote after round 2 {interval_text(ours[0].got, signed=True)} against none, "
-                             + (f"{interval_text(ours[-1].got, signed=True)} against {ours[-1].what}" if len(ours) > 1 else "the strongest rival")
+                             + (f"{interval_text(ours[-1].got, signed=True)} against {ours[-1].what}" if len(ours) > 1 else "which is its strongest rival")
                              + (", which trained one round" if "self-training" in ours[-1].what else ""))
         if found: say.append(f"{name}: {'; '.join(found)}")
     return ". ".join(s[0].upper() + s[1:] for s in say) + "." if say else "Not run: no records."
@@ -242,14 +242,17 @@ def verdict_line(results: Results) -> str: # Markdown, one line
 def headline(results: Results) -> str: # Markdown, one line
     "What adaptation does to the equal vote in each kind of settings, against none and against equally long self-training."
     asked = {
-        "One round of CMPL changes the micro-F1 of the vote, in points: {}.": (("cmpl", 1), ("source", 0)),
+        "It changes the micro-F1 of the equal vote, in points: {}.": (("cmpl", 1), ("source", 0)),
         "Against self-training of as many steps: {}.": (("cmpl", 1), ("self", 1)),
         "Exploratory, two rounds, which train twice as long: {}.": (("cmpl", 2), ("source", 0)),
         "Against self-training of two rounds: {}.": (("cmpl", 2), ("self", 2, "two-rounds"))}
-    said = []
+    helped = [f"{tally(parts[:len(results.branches)], corrected(parts))} ({name})" for name, settings in setting_groups(results).items()
+              if (parts := compared(results, settings, ("cmpl", 1)))]
+    said = [f"Of the single branches, in micro-F1, one round {listed(helped)}."] if helped else []
     for sentence, pair in asked.items():
         found = {name: q for name, settings in setting_groups(results).items() for q in compared(results, settings, *pair, streams=VOTES2[:1])}
-        words = [f"{name} {number_text(q, p)} ({q.runs} runs)" for (name, q), p in zip(found.items(), corrected(list(found.values())))]
+        unclear = lambda q, p: ", not shown" if direction(q, p).startswith("shows") else ""
+        words = [f"{name} {number_text(q, p)}{unclear(q, p)} ({q.runs} runs)" for (name, q), p in zip(found.items(), corrected(list(found.values())))]
         if words: said.append(sentence.format("; ".join(words)))
     return " ".join(said) or "CMPL: not run."
 
