@@ -40,7 +40,7 @@ def test_a_row_without_runs_holds_no_number(results):
 def test_equal_streams_do_not_differ(results):
     d = recall_differences(results, SPLIT, ('default',), results.branches, 'ose')
     assert d.classes.tolist() == list(GROUPS) and (d.difference == '+0.0 [+0.0, +0.0]').all() and (d['p (Holm)'] == '1.000').all()
-    assert '0 have a corrected p' in takeaway(d)
+    assert '4 people cannot decide so many' in takeaway(d) and '0 are shown (0 up, 0 down)' in takeaway(d.assign(people=9))
 
 
 def test_groups_share_the_test_clips(results):
@@ -108,7 +108,7 @@ def test_pictures_say_what_was_not_run():
 
 
 def test_takeaway_counts():
-    d = pd.DataFrame({'row': list('abc'), 'against': 'z', 'classes': GROUPS, 'difference': ['+1.0 [0, 2]', '−2.5 [−3, −1]', '+0.0 [0, 0]'],
-                      'p (Holm)': ['0.010', '< 0.001', '1.000']})
+    d = pd.DataFrame({'row': list('abc'), 'against': 'z', 'classes': GROUPS, 'difference': ['+1.0 [+0.1, +2.0]', '−2.5 [−3.0, −1.0]', '+0.0 [−0.1, +0.1]'],
+                      'p (Holm)': ['0.010', '< 0.001', '1.000'], 'people': 8})
     text = takeaway(d)
-    assert '1 point up' in text and '2 have' in text and '(1 up, 1 down)' in text and 'a on head' in text and 'b on medium' in text
+    assert '1 point up' in text and '2 are shown' in text and '(1 up, 1 down)' in text and 'a on head' in text and 'b on medium' in text
