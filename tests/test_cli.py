@@ -219,7 +219,7 @@ def complete(line, cwd, shell="bash"):
     ("mgr-paper e", ["extract", "evaluate", "export"]), ("mgr-paper reproduce --tier ", ["smoke", "quick", "bench", "paper"]),
     ("mgr-paper reproduce --data u", ["utd-mhad"]), ("mgr-paper reproduce --profile s", ["slurm"]), ("mgr-paper reproduce --only t10", ["t10_significance"]),
     ("mgr-paper train stores/a --branch jo", ["joint", "joint3d"]), ("mgr-paper train stores/a --split odd", ["odd-even"]),
-    ("mgr-paper adapt stores/a runs/a --method cm", ["cmpl", "cmpl-inductive"]), ("mgr-paper prepare i", ["imigue"]),
+    ("mgr-paper adapt stores/a runs/a --method cm", ["cmpl", "cmpl-inductive", "cmpl-inductive-people"]), ("mgr-paper prepare i", ["imigue"]),
     ("mgr-paper prepare imigue a b --crop s", ["saliency"]), ("mgr-paper prepare imigue a b --layout hal", ["halpe68", "halpe26", "halpe136"]),
     ("mgr-paper submit runs/a --style ", ["2023", "2025"]), ("mgr-paper train --i", ["--init"])])
 def test_completion(tmp_path, line, found):
