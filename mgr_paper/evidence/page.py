@@ -114,7 +114,7 @@ def page(
            "A difference counts as shown where its interval leaves out zero and its p, corrected over the table or sentence that it stands "
            "in, is at most .05. So one comparison can have another p on another page: V0 answers whether CMPL helps, the other pages ask "
            "for themselves, and T0's primary comparisons were named when the results of the first seeds were known. Where a page asks more than its people can decide, it says so, and an interval there is a hint.\n\n"
-           "Nothing was fitted on test people but this: " + " ".join(LOOKED[d] for d in sets if d in LOOKED)
+           + ("Nothing was fitted on test people but this: " + " ".join(looked) if (looked := [LOOKED[d] for d in sets if d in LOOKED]) else "")
            + (" **The networks of this tier learned for one pass: its numbers mean nothing, it only shows that everything runs.**" if tier == "smoke" else ""),
            "\n".join(["| | question | " + " | ".join(map(name, sets)) + " |", "|---|---|" + "---|"*len(sets)]
                      + [f"| [{e.id}](#{e.id.lower()}) | {cell(e.title)} | "

@@ -107,7 +107,7 @@ def break_even_text(
         sides["are not shown to do either for"] = [n for n in found if n not in sides["help"] + sides["do not help"]]
         said = "; they ".join(f"{word} {listed(names)}" for word, names in sides.items() if names)
         at = listed([f"{text} for {n}" for n, (text, _) in found.items()])
-        least = "" if np.isfinite([v for _, (v, *_) in found.values()]).all() else f", where < {accuracy[0]:.2f} means that none that was run did harm"
+        least = f", where < {accuracy[0]:.2f} means that none that was run did harm" if any(v == -np.inf for _, (v, *_) in found.values()) else ""
         out.append(f"With {kind} noise, labels begin to help at an accuracy of {at} "
                    f"({runs} runs, {people} people{least}); labels that are {100*limit:.0f} % right {said}.")
     return " ".join(out) or "Accuracy under which labels harm: not run."
